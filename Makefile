@@ -1,0 +1,49 @@
+# Every target does its own set-up; what is there already costs some milliseconds.
+
+JOBS ?= 2# tests at a time
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+BIN := .venv/bin
+PYTEST = $(BIN)/pytest -n $(JOBS)
+
+# Every shell script of the project, known by its first line.
+SCRIPTS = $(shell find .ci examples hooks tests tools -type f -exec \
+    awk 'FNR == 1 { if (/^\#!.*[\/ ](ba)?sh( |$$)/) print FILENAME; nextfile }' {} +)
+
+.PHONY: help setup check test demo bench lock clean
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@echo 'Variables: PYTHON, CRIU, JOBS=2, PYTEST_ARGS="-k NAME", BENCH_ARGS'
+
+setup: ## make .venv, .criu and install the Debian packages that are missing
+	@tools/setup venv packages criu
+
+check: ## linters, types, import walls, and the tests that need no root
+	@tools/setup venv
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/shellcheck $(SCRIPTS)
+	$(PYTEST) -m "not root and not criu and not runtime" $(PYTEST_ARGS)
+
+test: setup ## every test (as root, or those that need it are skipped)
+	$(PYTEST) $(PYTEST_ARGS)
+
+demo: ## checkpoint and restore a server, and watch its veth come back
+	@tools/setup root venv packages criu
+	@CRIU=$$(tools/setup criu-path) examples/demo/run
+
+bench: ## measure what criu-veth costs a restore
+	@tools/setup root venv packages criu
+	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH_ARGS)
+
+lock: ## write requirements.lock after a change of pyproject.toml (UPGRADE=1: newest versions)
+	@tools/setup lock
+
+clean: ## remove what these targets made (not Debian packages)
+	rm -rf .venv .criu .criu.* .make .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	find criu_veth examples tests -name __pycache__ -type d -exec rm -rf {} +
