@@ -1,0 +1,74 @@
+"""What each folder's tests need; where that is missing they are skipped, or fail if nothing may be skipped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from lab import find_criu
+
+pytest_plugins = ["lab.fixtures"]
+
+HERE = Path(__file__).parent
+NEEDS = {"netns": ("root",), "criu": ("root", "criu"), "runtimes": ("root", "criu", "runtime")}
+RUNTIMES = ("crun", "runc", "podman", "lxc-checkpoint")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(HERE).parts[0]
+        for name in NEEDS.get(folder, ()):
+            if item.get_closest_marker(name) is None:
+                item.add_marker(name)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    missing = _missing(item)
+    if missing is None:
+        return
+    if os.environ.get("CI") == "true" or os.environ.get("CRIU_VETH_NO_SKIP") == "1":
+        pytest.fail(f"may not be skipped here, but {missing}", pytrace=False)
+    pytest.skip(missing)
+
+
+def _missing(item: pytest.Item) -> str | None:
+    """Why this test cannot run here, if it cannot."""
+    if item.get_closest_marker("root") and (missing := _no_root()):
+        return missing
+    if item.get_closest_marker("criu") and (missing := _no_criu()):
+        return missing
+    runtime = item.get_closest_marker("runtime")
+    return _no_runtime(runtime.args) if runtime else None
+
+
+@cache
+def _no_root() -> str | None:
+    if os.geteuid() != 0:
+        return "it needs root, to make network namespaces"
+    tried = subprocess.run(["unshare", "--net", "--mount", "true"], capture_output=True, text=True, check=False)
+    return f"this root may not make namespaces: {tried.stderr.strip()}" if tried.returncode else None
+
+
+@cache
+def _no_criu() -> str | None:
+    criu = find_criu()
+    if criu is None:
+        return "it needs CRIU (make setup, or set CRIU)"
+    script = 'mount -t tmpfs none /run && ip link set lo up && exec "$0" check'  # CRIU keeps a cache in /run
+    words = ["unshare", "--net", "--mount", "sh", "-c", script, str(criu)]
+    tried = subprocess.run(words, capture_output=True, text=True, check=False)
+    return f"{criu} does not work here: {tried.stderr.strip()}" if tried.returncode else None
+
+
+def _no_runtime(names: tuple[str, ...]) -> str | None:
+    criu = find_criu()
+    path = f"{criu.parent if criu else ''}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    if names:
+        missing = [name for name in names if shutil.which(name, path=path) is None]
+        return f"it needs {', '.join(missing)}" if missing else None
+    return None if any(shutil.which(name, path=path) for name in RUNTIMES) else f"it needs one of {', '.join(RUNTIMES)}"
