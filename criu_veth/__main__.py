@@ -1,0 +1,5 @@
+"""``python -m criu_veth``: the same as ``criu-veth``."""
+
+from criu_veth.cli import main
+
+main()

@@ -1,0 +1,103 @@
+"""CRIU's action names and the environment of an action script, checked once.
+
+Source: ``criu/action-scripts.c`` of CRIU 4.2. The hook's cheap path imports this module, so it imports nothing.
+"""
+
+PRE_DUMP = "pre-dump"
+PRE_RESTORE = "pre-restore"
+SETUP_NAMESPACES = "setup-namespaces"
+POST_SETUP_NAMESPACES = "post-setup-namespaces"
+POST_RESTORE = "post-restore"
+POST_RESUME = "post-resume"
+
+#: Actions that CRIU is known to call, in the order of a dump followed by a restore.
+KNOWN = (
+    PRE_DUMP,
+    "pre-stream",
+    "network-lock",
+    "post-dump",
+    PRE_RESTORE,
+    SETUP_NAMESPACES,
+    POST_SETUP_NAMESPACES,
+    POST_RESTORE,
+    "network-unlock",
+    "pre-resume",
+    POST_RESUME,
+    "orphan-pts-master",
+    "status-ready",
+    "query-ext-files",
+)
+
+#: Actions at which a restore's program may have operations.
+RESTORE_STAGES = (SETUP_NAMESPACES, POST_SETUP_NAMESPACES, POST_RESTORE, POST_RESUME)
+
+ACTION_VARIABLES = ("CRTOOLS_SCRIPT_ACTION", "CRIU_SCRIPT_ACTION")
+IMAGE_DIR_VARIABLE = "CRTOOLS_IMAGE_DIR"
+INIT_PID_VARIABLE = "CRTOOLS_INIT_PID"
+
+#: What each action needs beside its name.
+_NEEDS = {
+    PRE_DUMP: (IMAGE_DIR_VARIABLE, INIT_PID_VARIABLE),
+    PRE_RESTORE: (IMAGE_DIR_VARIABLE,),
+    SETUP_NAMESPACES: (IMAGE_DIR_VARIABLE, INIT_PID_VARIABLE),
+    POST_SETUP_NAMESPACES: (IMAGE_DIR_VARIABLE, INIT_PID_VARIABLE),
+    POST_RESTORE: (IMAGE_DIR_VARIABLE, INIT_PID_VARIABLE),
+    POST_RESUME: (IMAGE_DIR_VARIABLE, INIT_PID_VARIABLE),
+}
+
+
+class BadCallError(ValueError):
+    """The environment is not one that CRIU makes; ``str()`` is the message, without a prefix."""
+
+
+class Call:
+    """One call of the script: ``action``, ``image_dir`` (a path or None) and ``init_pid`` (an int or None)."""
+
+    __slots__ = ("action", "image_dir", "init_pid")
+
+    def __init__(self, action: str, image_dir: str | None = None, init_pid: int | None = None) -> None:
+        self.action = action
+        self.image_dir = image_dir
+        self.init_pid = init_pid
+
+    @property
+    def known(self) -> bool:
+        """Whether this project has heard of the action; a newer CRIU may add some."""
+        return self.action in KNOWN
+
+    @property
+    def criu_pid(self) -> int | None:
+        """The pid of the criu that called, read from ``/proc/PID/fd/N``; None for a directory named otherwise."""
+        parts = (self.image_dir or "").split("/")
+        if len(parts) == 5 and parts[1] == "proc" and parts[3] == "fd" and parts[2].isdecimal():
+            return int(parts[2])
+        return None
+
+
+def read_call(environ: "dict[str, str]") -> Call:
+    """Read one call from ``environ``.
+
+    Raises BadCallError with every fault of the environment in one message.
+    """
+    given = {name: environ[name] for name in ACTION_VARIABLES if environ.get(name)}
+    if not given:
+        empty = [name for name in ACTION_VARIABLES if name in environ]
+        state = f"{empty[0]} is empty" if empty else f"{ACTION_VARIABLES[0]} is not set"
+        how = "this program is called by criu, as `criu dump|restore --action-script PATH`"
+        raise BadCallError(f"{state}: {how}")
+    if len(set(given.values())) > 1:
+        both = " and ".join(f"{name}={value}" for name, value in given.items())
+        raise BadCallError(f"contradictory actions: {both}; unset one of them")
+    action = next(iter(given.values()))
+    needs = _NEEDS.get(action, ())
+    faults = [f"{name} is not set" for name in needs if not environ.get(name)]
+    pid_text = environ.get(INIT_PID_VARIABLE, "")
+    init_pid = None
+    if INIT_PID_VARIABLE in needs and pid_text:
+        if pid_text.isascii() and pid_text.isdecimal() and len(pid_text) < 8 and 0 < int(pid_text) < 1 << 22:
+            init_pid = int(pid_text)
+        else:
+            faults.append(f"{INIT_PID_VARIABLE} is not a process id: {pid_text!r}")
+    if faults:
+        raise BadCallError(f"{action}: " + "; ".join(faults))
+    return Call(action, environ.get(IMAGE_DIR_VARIABLE) or None, init_pid)

@@ -1,0 +1,541 @@
+"""Reads the veths of a container from the kernel: inner ends in its network namespace, outer ends in this one.
+
+Nothing is asked of the whole host where one device can be asked for: the cost does not grow with the number of other
+devices.
+"""
+
+import datetime
+import os
+
+from criu_veth import __version__, netlink, rules, wire
+from criu_veth.errors import OperationError
+from criu_veth.netlink import Kernel, Link, Message
+from criu_veth.state import (
+    SCHEMA_VERSION,
+    Address,
+    CapturedVeth,
+    FdbEntry,
+    Filter,
+    Host,
+    Inner,
+    Neighbour,
+    Outer,
+    Qdisc,
+    Route,
+    Rule,
+    State,
+    TcClass,
+)
+
+_IFA_F_TEMPORARY, _IFA_F_STABLE_PRIVACY = 0x01, 0x800
+_IFAPROT_KERNEL_LL = 3
+_FOREVER = 0xFFFFFFFF
+_RT_TABLE_LOCAL = 255
+
+#: Per-device sysctls that cannot be written, or say the same as another one.
+_SYSCTL_SKIPPED = {
+    "ipv4": {"mc_forwarding"},
+    "ipv6": {"mc_forwarding", "mtu", "stable_secret"},
+    "mpls": set(),
+    "ipv4.neigh": {"base_reachable_time", "retrans_time", "unres_qlen"},
+    "ipv6.neigh": {"base_reachable_time", "retrans_time", "unres_qlen"},
+}
+
+#: Queueing disciplines that the kernel gives a device by itself.
+_DEFAULT_QDISCS = {"noqueue", "pfifo_fast", "mq", "fq_codel"}
+_UNCHANGED_QDISCS = {"noqueue", "noop"}
+_REPLAYED_QDISCS = {"tbf", "htb", "ingress", "clsact", "pfifo", "bfifo", "prio", "sfq", "fq", "fq_codel", "netem"}
+_CLASSFUL = {"htb"}  # the classes of the others are made by the kernel
+_REPLAYED_FILTERS = {"u32"}
+_U32_ACTION, _U32_POLICE = 7, 6
+_TCA_HTB_INIT = 2
+_U32_HASH, _U32_FLAGS, _U32_COUNTERS = 2, 11, (9, 12)  # TCA_U32_*; PCNT and the padding after it
+_U32_NODE = 0xFFF
+_CLS_FLAGS_HARDWARE = 0xC  # IN_HW, NOT_IN_HW
+
+
+class _Notes:
+    """Collects what is said about a capture."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+
+def capture(pid: int) -> State:
+    """Capture the network of the container whose first process is ``pid``.
+
+    Raises OperationError: the process is gone, or the kernel refused to be read.
+    """
+    path = f"/proc/{pid}/ns/net"
+    namespaces = wire.Namespaces(path)
+    notes = _Notes()
+    try:
+        inode = os.stat(path).st_ino
+        veths = () if inode == os.stat("/proc/self/ns/net").st_ino else _capture_all(pid, namespaces, notes)
+        if os.stat(path).st_ino != inode:
+            raise OperationError(f"process {pid} is another one now: its container ended during the capture")
+    except (FileNotFoundError, ProcessLookupError):
+        raise OperationError(f"process {pid} is gone: its network cannot be captured") from None
+    except OSError as error:
+        raise OperationError(f"cannot capture the network of process {pid}: {error}") from None
+    finally:
+        namespaces.close()
+    uname = os.uname()
+    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    host = Host(hostname=uname.nodename, kernel=uname.release, criu_veth=__version__, created=now.isoformat())
+    return State(
+        version=SCHEMA_VERSION, host=host, veths=veths, notes=tuple(notes.notes), warnings=tuple(notes.warnings)
+    )
+
+
+def _capture_all(pid: int, namespaces: wire.Namespaces, notes: _Notes) -> tuple[CapturedVeth, ...]:
+    inner_kernel = Kernel(namespaces.inner).filtered()
+    links = inner_kernel.links()
+    host_nsid = inner_kernel.nsid(os.getpid())
+    outside = _OuterEnds(Kernel(namespaces.host).filtered(), notes)
+    pairs = []
+    for link in links:
+        if link.kind != "veth":
+            if link.ifname != "lo":
+                notes.notes.append(f"{link.ifname}: {link.kind or 'another kind of'} device, not touched")
+        elif link.get("IFLA_LINK_NETNSID", -1) != host_nsid:
+            notes.notes.append(f"{link.ifname}: its peer is not in the host's network namespace, not touched")
+        else:
+            pairs.append((link, outside.peer_of(link)))
+    with namespaces.inside():
+        sysctls = _Sysctls()
+        inner_sysctls = [sysctls.of(link.ifname) for link, _ in pairs]
+        inners = [_inner(inner_kernel, link, sysctl) for (link, _), sysctl in zip(pairs, inner_sysctls, strict=True)]
+    if inner_kernel.nsid(os.getpid()) != host_nsid:
+        raise ProcessLookupError(pid)
+    return tuple(
+        CapturedVeth(inner=inner, outer=outside.capture(outer)) for inner, (_, outer) in zip(inners, pairs, strict=True)
+    )
+
+
+def _end(link: Link) -> dict[str, object]:
+    """Return what both ends have in common and the link message itself says."""
+    properties = link.get("IFLA_PROP_LIST")
+    altnames = properties.get_attrs("IFLA_ALT_IFNAME") if properties is not None else ()
+    return {
+        "ifname": link.ifname,
+        "mac": link.get("IFLA_ADDRESS"),
+        "mtu": link.get("IFLA_MTU"),
+        "txqueuelen": link.get("IFLA_TXQLEN"),
+        "group": link.get("IFLA_GROUP"),
+        "alias": link.get("IFLA_IFALIAS"),
+        "altnames": tuple(altnames),
+        "up": bool(link.flags & netlink.IFF_UP),
+        "arp": not link.flags & netlink.IFF_NOARP,
+        "promisc": bool(link.flags & netlink.IFF_PROMISC),
+        "allmulti": bool(link.flags & netlink.IFF_ALLMULTI),
+        "num_tx_queues": link.get("IFLA_NUM_TX_QUEUES"),
+        "num_rx_queues": link.get("IFLA_NUM_RX_QUEUES"),
+        "gso_max_size": link.get("IFLA_GSO_MAX_SIZE"),
+        "gso_max_segs": link.get("IFLA_GSO_MAX_SEGS"),
+        "gro_max_size": link.get("IFLA_GRO_MAX_SIZE"),
+    }
+
+
+def _inner(kernel: Kernel, link: Link, sysctl: dict[str, str]) -> Inner:
+    return Inner(
+        **_end(link),  # type: ignore[arg-type]
+        ifindex=link.index,
+        addresses=tuple(_address(entry, link.ifname) for entry in kernel.addresses(link.index)),
+        routes=tuple(_route(entry) for entry in kernel.routes(link.index)),
+        neighbours=_neighbours(kernel, link.index),
+        sysctl=sysctl,
+    )
+
+
+class _OuterEnds:
+    """Reads outer ends; what several of them share is read once."""
+
+    def __init__(self, kernel: Kernel, notes: _Notes) -> None:
+        self._kernel = kernel
+        self._notes = notes
+        self._links: dict[int, Link] = {}
+        self._fdb: dict[int, dict[int, list[Message]]] = {}
+        self._rules: list[Message] | None = None
+        self._sysctls = _Sysctls()
+
+    def peer_of(self, inner: Link) -> Link:
+        """Return the outer end of a pair by its inner end."""
+        peer = self._kernel.link_at(inner.get("IFLA_LINK"))
+        if peer is None:
+            raise ProcessLookupError(f"the outer end of {inner.ifname} has gone away")
+        return peer
+
+    def _link_at(self, index: int) -> Link:
+        if index not in self._links:
+            link = self._kernel.link_at(index)
+            if link is None:
+                raise ProcessLookupError(f"device {index} has gone away")
+            self._links[index] = link
+        return self._links[index]
+
+    def capture(self, link: Link) -> Outer:
+        """Return all that is known of one outer end."""
+        index = link.index
+        master_index = link.get("IFLA_MASTER")
+        master = self._link_at(master_index) if master_index else None
+        port, backup = self._port(link)
+        self._warn_of_programs(link)
+        qdiscs, classes, filters = self._traffic_control(link)
+        mac = link.get("IFLA_ADDRESS")
+        addresses = [
+            _address(entry, link.ifname) for entry in self._kernel.addresses(index) if not _is_automatic(entry, mac)
+        ]
+        return Outer(
+            **_end(link),  # type: ignore[arg-type]
+            master=master.ifname if master else None,
+            master_kind=master.kind if master else None,
+            port=port,
+            backup_port=backup,
+            fdb=self._fdb_of(master, link) if master and master.kind == "bridge" else (),
+            addresses=tuple(addresses),
+            routes=tuple(self._routes(link)),
+            rules=self._rules_of(link.ifname),
+            neighbours=_neighbours(self._kernel, index),
+            sysctl=self._sysctls.of(link.ifname),
+            qdiscs=qdiscs,
+            classes=classes,
+            filters=filters,
+        )
+
+    def _routes(self, link: Link) -> list[Route]:
+        found = []
+        for entry in self._kernel.routes(link.index):
+            if entry.get("RTA_ENCAP_TYPE") is not None:
+                self._notes.warnings.append(f"{link.ifname}: the encapsulation of a route is not carried over")
+            else:
+                found.append(_route(entry))
+        return found
+
+    def _port(self, link: Link) -> tuple[dict[str, int], str | None]:
+        if link.info("IFLA_INFO_SLAVE_KIND") != "bridge":
+            return {}, None
+        data = link.info("IFLA_INFO_SLAVE_DATA")
+        found = {flag: data.get_attr(name) for flag, (_, name) in netlink.PORT_FLAGS.items()}
+        backup = data.get_attr("IFLA_BRPORT_BACKUP_PORT")
+        return (
+            {flag: value for flag, value in found.items() if value is not None},
+            self._link_at(backup).ifname if backup else None,
+        )
+
+    def _fdb_of(self, master: Link, link: Link) -> tuple[FdbEntry, ...]:
+        if master.index not in self._fdb:
+            ports: dict[int, list[Message]] = {}
+            for entry in self._kernel.fdb(master.index):
+                ports.setdefault(entry["ifindex"], []).append(entry)
+            self._fdb[master.index] = ports
+        found = []
+        for entry in self._fdb[master.index].get(link.index, ()):
+            state = {netlink.NUD_NOARP: "static", netlink.NUD_PERMANENT: "permanent"}.get(entry["state"])
+            mac = entry.get("NDA_LLADDR")
+            if state is None or entry.get("NDA_MASTER") is None or mac == link.get("IFLA_ADDRESS"):
+                continue
+            flags = {"sticky": netlink.NTF_STICKY, "extern_learn": netlink.NTF_EXT_LEARNED}
+            found.append(
+                FdbEntry(
+                    mac=mac,
+                    vlan=entry.get("NDA_VLAN", 0),
+                    state=state,
+                    flags=tuple(name for name, bit in flags.items() if entry["flags"] & bit),
+                )
+            )
+        return tuple(sorted(found, key=lambda entry: (entry.vlan, entry.mac)))
+
+    def _rules_of(self, ifname: str) -> tuple[Rule, ...]:
+        if self._rules is None:
+            self._rules = self._kernel.rules()
+        return tuple(
+            _rule(entry) for entry in self._rules if ifname in (entry.get("FRA_IIFNAME"), entry.get("FRA_OIFNAME"))
+        )
+
+    def _warn_of_programs(self, link: Link) -> None:
+        xdp = link.get("IFLA_XDP")
+        if xdp is not None and xdp.get_attr("IFLA_XDP_ATTACHED"):
+            self._notes.warnings.append(f"{link.ifname}: its XDP program is not carried over")
+
+    def _traffic_control(self, link: Link) -> tuple[tuple[Qdisc, ...], tuple[TcClass, ...], tuple[Filter, ...]]:
+        if link.get("IFLA_QDISC") in _UNCHANGED_QDISCS and not self._kernel.has_ingress(link.index):
+            return (), (), ()
+        found = [entry for entry in self._kernel.qdiscs(link.index) if not _is_default(entry)]
+        qdiscs = [_qdisc(entry) for entry in found if not self._lost(link, _qdisc_fault(entry))]
+        classful = {qdisc.handle for qdisc in qdiscs if qdisc.kind in _CLASSFUL}
+        classes = [
+            _class(entry)
+            for entry in self._kernel.classes(link.index)
+            if rules.tc_text(entry["handle"] & 0xFFFF0000) in classful
+        ]
+        filters = [
+            _filter(entry)
+            for parent in _filter_parents(qdiscs, classes)
+            for entry in self._kernel.filters(link.index, parent)
+            if not _is_implied(entry) and not self._lost(link, _filter_fault(entry))
+        ]
+        return tuple(qdiscs), tuple(classes), tuple(filters)
+
+    def _lost(self, link: Link, what: str | None) -> bool:
+        if what:
+            self._notes.warnings.append(f"{link.ifname}: {what} is not carried over")
+        return what is not None
+
+
+def _is_default(entry: Message) -> bool:
+    return entry.get("TCA_KIND") in _DEFAULT_QDISCS and not entry["handle"]
+
+
+def _qdisc_fault(entry: Message) -> str | None:
+    """Say what of a queueing discipline cannot be put back."""
+    kind = entry.get("TCA_KIND")
+    if kind not in _REPLAYED_QDISCS:
+        return f"its queueing discipline {kind}"
+    if entry.get("TCA_INGRESS_BLOCK") or entry.get("TCA_EGRESS_BLOCK"):
+        return f"the shared filter block of its {kind}"
+    return None
+
+
+def _filter_parents(qdiscs: list[Qdisc], classes: list[TcClass]) -> list[int]:
+    parents = []
+    for qdisc in qdiscs:
+        if qdisc.kind == "clsact":
+            parents += [0xFFFFFFF2, 0xFFFFFFF3]  # TC_H_CLSACT with TC_H_MIN_INGRESS and TC_H_MIN_EGRESS
+        else:
+            parents.append(rules.tc_number(qdisc.handle))
+    return parents + [rules.tc_number(entry.handle) for entry in classes]
+
+
+def _qdisc(entry: Message) -> Qdisc:
+    return Qdisc(
+        kind=entry.get("TCA_KIND"),
+        handle=rules.tc_text(entry["handle"]),
+        parent=rules.tc_text(entry["parent"]),
+        options=(_htb_options(entry) if entry.get("TCA_KIND") == "htb" else _options(entry)).hex(),
+    )
+
+
+def _htb_options(entry: Message) -> bytes:
+    """Return htb's options as it takes them.
+
+    It reports its version with a minor number in the low half, and takes the high half alone (``htb_init()``,
+    net/sched/sch_htb.c); and it reports a counter among its settings.
+    """
+    out = b""
+    for kind, payload in wire.attrs(_options(entry), 0):
+        if kind == _TCA_HTB_INIT:
+            version = wire.get_u32(payload, 0) >> 16
+            payload = wire.u32(version) + payload[4:16] + bytes(4)  # noqa: PLW2901
+        out += wire.put_attr(kind, payload)
+    return out
+
+
+def _class(entry: Message) -> TcClass:
+    return TcClass(
+        kind=entry.get("TCA_KIND"),
+        handle=rules.tc_text(entry["handle"]),
+        parent=rules.tc_text(entry["parent"]),
+        options=_options(entry).hex(),
+    )
+
+
+def _filter(entry: Message) -> Filter:
+    return Filter(
+        kind=entry.get("TCA_KIND"),
+        parent=rules.tc_text(entry["parent"]),
+        priority=entry["info"] >> 16,
+        protocol=int.from_bytes((entry["info"] & 0xFFFF).to_bytes(2, wire.ORDER), "big"),
+        handle=entry["handle"] & _U32_NODE if _in_first_table(entry) else entry["handle"],
+        chain=entry.get("TCA_CHAIN") or 0,
+        options=_u32_options(entry).hex(),
+    )
+
+
+def _u32_options(entry: Message) -> bytes:
+    """Return u32's options as it takes them: without counters, and without what it says of the hardware.
+
+    The number of a priority's first table is the kernel's choice; a filter without one goes there.
+    """
+    out = b""
+    for kind, payload in wire.attrs(_options(entry), 0):
+        if kind == _U32_FLAGS:
+            flags = wire.get_u32(payload, 0) & ~_CLS_FLAGS_HARDWARE
+            out += wire.put_attr(kind, wire.u32(flags)) if flags else b""
+        elif kind not in _U32_COUNTERS and not (kind == _U32_HASH and _in_first_table(entry)):
+            out += wire.put_attr(kind, payload)
+    return out
+
+
+def _in_first_table(entry: Message) -> bool:
+    return bool(entry["handle"] >> 20 >= 0x800)
+
+
+def _options(entry: Message) -> bytes:
+    return bytes(entry.get("TCA_OPTIONS") or b"")
+
+
+def _filter_fault(entry: Message) -> str | None:
+    """Say what of a filter cannot be put back."""
+    kind = entry.get("TCA_KIND")
+    if kind not in _REPLAYED_FILTERS:
+        return f"its filter {kind} (priority {entry['info'] >> 16})"
+    if any(number in (_U32_ACTION, _U32_POLICE) for number, _ in wire.attrs(_options(entry), 0)):
+        return f"the action of its filter {kind} (priority {entry['info'] >> 16})"
+    return None
+
+
+def _is_implied(entry: Message) -> bool:
+    """Say whether this is made by the kernel with a priority's first filter: the priority itself, u32's first table."""
+    handle: int = entry["handle"]
+    return not handle or (not handle & 0xFFFFF and _in_first_table(entry))
+
+
+def _address(entry: Message, ifname: str) -> Address:
+    local = entry.get("IFA_LOCAL") or entry.get("IFA_ADDRESS")
+    peer = entry.get("IFA_ADDRESS")
+    flags = entry.get("IFA_FLAGS", entry["flags"])
+    label = entry.get("IFA_LABEL") or ""
+    times = entry.get("IFA_CACHEINFO")
+    valid, preferred = (times["ifa_valid"], times["ifa_preferred"]) if times else (_FOREVER, _FOREVER)
+    names = [name for name, bit in netlink.ADDRESS_FLAGS.items() if flags & bit]
+    if entry["family"] == rules.AF_INET6:
+        names += ["temporary"] if flags & _IFA_F_TEMPORARY else []
+        names += ["stable_privacy"] if flags & _IFA_F_STABLE_PRIVACY else []
+    return Address(
+        address=f"{local}/{entry['prefixlen']}",
+        peer=peer if peer and peer != local else "",
+        broadcast=entry.get("IFA_BROADCAST") or "",
+        label=label if label != ifname else "",
+        scope=entry["scope"],
+        flags=tuple(names),
+        valid=None if valid == _FOREVER else valid,
+        preferred=None if preferred == _FOREVER else preferred,
+        metric=entry.get("IFA_RT_PRIORITY") or 0,
+        protocol=entry.get("IFA_PROTO") or 0,
+    )
+
+
+def _is_automatic(entry: Message, mac: str) -> bool:
+    """Say whether the kernel gives the device this address by itself when it comes up."""
+    address = entry.get("IFA_ADDRESS")
+    if entry["family"] != rules.AF_INET6 or not address.startswith("fe80:"):
+        return False
+    flags = entry.get("IFA_FLAGS", entry["flags"])
+    made_by_kernel = entry.get("IFA_PROTO") == _IFAPROT_KERNEL_LL or bool(flags & _IFA_F_STABLE_PRIVACY)
+    return made_by_kernel or address == rules.link_local(mac)
+
+
+def _route(entry: Message) -> Route:
+    family = "inet6" if entry["family"] == rules.AF_INET6 else "inet"
+    destination = entry.get("RTA_DST")
+    via = entry.get("RTA_GATEWAY") or (entry.get("RTA_VIA") or {}).get("addr", "")
+    metrics = entry.get("RTA_METRICS")
+    scope = entry["scope"]
+    usual = rules.route_scope(family, bool(via))
+    return Route(
+        dst=f"{destination}/{entry['dst_len']}" if destination else "default",
+        family=family,
+        via=via,
+        src=entry.get("RTA_PREFSRC") or "",
+        metric=entry.get("RTA_PRIORITY") or 0,
+        table=entry.get("RTA_TABLE", entry["table"]),
+        scope=None if scope == usual else scope,
+        protocol=entry["proto"],
+        type=entry["type"],
+        tos=entry["tos"],
+        onlink=bool(entry["flags"] & 4),
+        pref=entry.get("RTA_PREF") or None,
+        metrics={name.removeprefix("RTAX_").lower(): value for name, value in metrics["attrs"]} if metrics else {},
+    )
+
+
+def _rule(entry: Message) -> Rule:
+    def network(name: str, length: int) -> str:
+        address = entry.get(name)
+        return f"{address}/{length}" if address else ""
+
+    return Rule(
+        family="inet6" if entry["family"] == rules.AF_INET6 else "inet",
+        priority=entry.get("FRA_PRIORITY") or 0,
+        table=entry.get("FRA_TABLE", entry["table"]),
+        action=entry["action"],
+        flags=entry["flags"] & 0x2,  # FIB_RULE_INVERT; the others describe the moment
+        tos=entry["tos"],
+        iif=entry.get("FRA_IIFNAME") or "",
+        oif=entry.get("FRA_OIFNAME") or "",
+        src=network("FRA_SRC", entry["src_len"]),
+        dst=network("FRA_DST", entry["dst_len"]),
+        fwmark=entry.get("FRA_FWMARK"),
+        fwmask=entry.get("FRA_FWMASK"),
+        goto=entry.get("FRA_GOTO"),
+        protocol=entry.get("FRA_PROTOCOL"),
+        ip_proto=entry.get("FRA_IP_PROTO"),
+        sport=entry.get("FRA_SPORT_RANGE") or "",
+        dport=entry.get("FRA_DPORT_RANGE") or "",
+        uid_range=entry.get("FRA_UID_RANGE") or "",
+        suppress_prefixlength=_unless_all_ones(entry.get("FRA_SUPPRESS_PREFIXLEN")),
+        suppress_ifgroup=_unless_all_ones(entry.get("FRA_SUPPRESS_IFGROUP")),
+    )
+
+
+def _unless_all_ones(value: int | None) -> int | None:
+    return None if value == _FOREVER else value
+
+
+def _neighbours(kernel: Kernel, index: int) -> tuple[Neighbour, ...]:
+    found = []
+    for entry in kernel.neighbours(index):
+        proxy = bool(entry["flags"] & netlink.NTF_PROXY)
+        if entry["ifindex"] != index or not (proxy or entry["state"] == netlink.NUD_PERMANENT):
+            continue
+        found.append(
+            Neighbour(
+                dst=entry.get("NDA_DST"),
+                lladdr="" if proxy else entry.get("NDA_LLADDR") or "",
+                proxy=proxy,
+                router=bool(entry["flags"] & netlink.NTF_ROUTER),
+            )
+        )
+    return tuple(sorted(found, key=lambda entry: (entry.proxy, entry.dst)))
+
+
+class _Sysctls:
+    """Reads per-device sysctls of this thread's network namespace; the defaults are read once."""
+
+    def __init__(self) -> None:
+        self._defaults: dict[str, dict[str, str | None]] = {}
+
+    def of(self, ifname: str) -> dict[str, str]:
+        """Return those of one device that differ from what a new device of this namespace gets."""
+        found = {}
+        for family, directory in rules.SYSCTL_DIRECTORIES.items():
+            prefix = ".".join(family)
+            for name, default in self._defaults_of(prefix, f"/proc/sys/net/{directory}").items():
+                value = _read_sysctl(f"/proc/sys/net/{directory}/{ifname}/{name}")
+                if value is not None and value != default:
+                    found[f"{prefix}.{name}"] = value
+        return found
+
+    def _defaults_of(self, prefix: str, base: str) -> dict[str, str | None]:
+        if prefix not in self._defaults:
+            # Only the machine's first namespace has neigh/default; lo is as new as any other device.
+            model = next((f"{base}/{name}" for name in ("default", "lo") if os.path.isdir(f"{base}/{name}")), None)
+            names = sorted(os.listdir(model)) if model else []
+            skipped = _SYSCTL_SKIPPED[prefix]
+            self._defaults[prefix] = {name: _read_sysctl(f"{model}/{name}") for name in names if name not in skipped}
+        return self._defaults[prefix]
+
+
+def _read_sysctl(path: str) -> str | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return os.read(descriptor, 4096).decode().strip()
+    except OSError:
+        return None  # a value that is not set
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,122 @@
+"""``criu-veth check``."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from criu_veth.cli import output
+from criu_veth.cli.parameters import as_json, examples, images, mapping_file
+from criu_veth.errors import CriuVethError, OperationError
+
+if TYPE_CHECKING:
+    from criu_veth import paths
+    from criu_veth.plan import Plan
+
+
+class Report(NamedTuple):
+    """What was found: ``error`` is what would make a restore fail, ``plan`` what one would do."""
+
+    sources: paths.Sources
+    plan: Plan | None = None
+    error: CriuVethError | None = None
+    warnings: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+@click.command(
+    "check",
+    epilog=examples(
+        "criu-veth check",
+        "criu-veth check ./criu-veth.toml",
+        "criu-veth check --images /var/lib/checkpoints/web --json",
+    ),
+)
+@mapping_file
+@images
+@as_json
+def command(file: str | None, images: str | None, as_json: bool) -> None:
+    """Check the mapping file, then this host: all that the hook would say before CRIU restores anything.
+
+    FILE is the mapping file; without one it is found as the hook finds it: CRIU_VETH_CONFIG in the environment, then
+    criu-veth.toml in the image directory, then /etc/criu/criu-veth.toml. Nothing is changed.
+
+    An outer end whose container still runs is no error here: it will be gone when the checkpoint has been made.
+
+    Exit status: 0 a restore can go on, 1 this host cannot do it, 2 the mapping file is wrong.
+    """
+    report = _examine(file, images)
+    if as_json:
+        output.as_json(_as_builtins(report))
+        click.get_current_context().exit(report.error.exit_code if report.error else 0)
+    output.notice(*report.notices)
+    output.warning(*report.warnings)
+    if report.error:
+        raise report.error
+    _print_ok(report)
+
+
+def _examine(file: str | None, images: str | None) -> Report:
+    from criu_veth import plan
+    from criu_veth.cli import host, inputs
+
+    sources = inputs.find(file, images)
+    try:
+        read = inputs.read(file, images)
+        found = host.examine(read.veths)
+    except CriuVethError as error:
+        return Report(sources, error=error)
+    return Report(
+        sources,
+        plan=plan.make(read.veths),
+        error=OperationError(*found.faults) if found.faults else None,
+        warnings=(*_not_root(), *found.warnings),
+        notices=read.notices,
+    )
+
+
+def _not_root() -> list[str]:
+    if os.geteuid() == 0:
+        return []
+    return [
+        f"checked as uid {os.geteuid()}; the hook runs as root, and obeys only files that are root's and sees what you"
+        " may not"
+    ]
+
+
+def _print_ok(report: Report) -> None:
+    veths = _veths(report.plan)
+    names = output.names(report.sources.config, report.sources.state)
+    if not veths:
+        click.echo(f"ok: no veth is mapped: every outer end is left as CRIU makes it ({names})")
+        return
+    click.echo(f"ok: {len(veths)} {'veth' if len(veths) == 1 else 'veths'} ({names})")
+    for veth in veths:
+        click.echo("  " + output.printable(", ".join([f"{veth['inner']} -> {veth['outer']}", *veth["settings"]])))
+
+
+def _veths(made: Plan | None) -> list[dict[str, Any]]:
+    """Return, for each veth, its ends and in words what is done to the outer one beside naming it and setting it up."""
+    from criu_veth.plan import Rename, SetUp
+
+    if made is None:
+        return []
+    settings: dict[str, list[str]] = {veth.inner: [] for veth in made.veths}
+    for operation in (operation for listed in made.operations.values() for operation in listed):
+        if not isinstance(operation, Rename | SetUp):
+            settings[operation.inner].append(operation.describe().removeprefix(f"{operation.outer} "))
+    return [{"inner": v.inner, "outer": v.outer.ifname, "settings": settings[v.inner]} for v in made.veths]
+
+
+def _as_builtins(report: Report) -> dict[str, object]:
+    return {
+        "ok": report.error is None,
+        "config": report.sources.config,
+        "state": report.sources.state,
+        "veths": _veths(report.plan),
+        "errors": list(report.error.faults) if report.error else [],
+        "warnings": list(report.warnings),
+        "notices": list(report.notices),
+    }

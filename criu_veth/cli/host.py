@@ -1,0 +1,68 @@
+"""What preflight says of this host, asked by an operator: the container may not have been checkpointed yet."""
+
+from criu_veth import netlink, preflight, wire
+from criu_veth.errors import OperationError, errno_text
+from criu_veth.state import Route, Veth
+
+_IFLA_TARGET_NETNSID = 46
+
+
+def examine(veths: tuple[Veth, ...]) -> preflight.Findings:
+    """Do a preflight of ``veths``; outer ends whose container still runs are warned of and count as gone.
+
+    Raises OperationError if the kernel cannot be asked.
+    """
+    try:
+        rtnl = wire.Rtnl()
+        try:
+            kernel = AfterTheDump(rtnl, veths)
+            found = preflight.preflight(veths, kernel)
+        finally:
+            rtnl.close()
+    except OSError as error:
+        raise OperationError(f"cannot read this host's network: {errno_text(error.errno or 0, str(error))}") from None
+    return found._replace(warnings=(*kernel.running, *found.warnings))
+
+
+class AfterTheDump(netlink.Kernel):
+    """This host as it will be once the containers behind ``veths`` are gone: their outer ends are hidden.
+
+    ``running`` has a warning for each.
+    """
+
+    def __init__(self, rtnl: wire.Rtnl, veths: tuple[Veth, ...]) -> None:
+        super().__init__(rtnl)
+        self._rtnl = rtnl
+        self._hidden: set[int] = set()
+        self.running: list[str] = []
+        alive = netlink.Lifeline(self)
+        for veth in veths:
+            link = super().link(veth.outer.ifname)
+            if link is not None and not alive.is_dying(link) and self._peer_name(link) == veth.inner:
+                self._hidden.add(link.index)
+                self.running.append(
+                    f'veth {veth.inner}: "{link.ifname}" is there, with a container behind it whose end is'
+                    f' "{veth.inner}": both must be gone before the restore'
+                )
+
+    def link(self, name: str) -> netlink.Link | None:
+        """Return the device called ``name``, or None."""
+        found = super().link(name)
+        return None if found is not None and found.index in self._hidden else found
+
+    def route_to(self, entry: Route) -> int | None:
+        """Return the ifindex that a route with exactly this destination leads through, or None."""
+        found = super().route_to(entry)
+        return None if found in self._hidden else found
+
+    def _peer_name(self, link: netlink.Link) -> str | None:
+        """Return the name of the other end of a veth that is in another network namespace, or None."""
+        nsid, index = link.get("IFLA_LINK_NETNSID"), link.get("IFLA_LINK")
+        if link.kind != "veth" or nsid is None or not index:
+            return None
+        message = bytearray(netlink.get_link())
+        message += wire.put_attr(_IFLA_TARGET_NETNSID, nsid.to_bytes(4, wire.ORDER, signed=True))
+        message[0:4] = wire.u32(len(message))
+        message[netlink.INDEX_OFFSET : netlink.INDEX_OFFSET + 4] = wire.u32(index)
+        (reply,) = self._rtnl.request([bytes(message)])
+        return netlink.Link(reply.messages[0]).ifname if not reply.errno and reply.messages else None

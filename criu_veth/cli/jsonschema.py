@@ -1,0 +1,128 @@
+"""The mapping file's JSON Schema: what msgspec makes of the types, and what only `config` and `rules` know."""
+
+from typing import Any
+
+import msgspec
+
+from criu_veth import config, rules
+
+Schema = dict[str, Any]
+
+_REFUSED = "/ \t\n\v\f\r\u00a0"  # in an interface name, beside ':' and '%'
+_NAME = rf"^(?!(\.|\.\.|all|default)$)[^:%{_REFUSED}]{{1,{rules.IFNAMSIZ - 1}}}$"
+_ALTNAME = rf"^[^\0]{{1,{rules.ALTIFNAMSIZ - 1}}}$"
+_TEMPLATE = rf"^(?!(\.|\.\.|all|default)$)([^:%{{}}{_REFUSED}]|\{{({'|'.join(config.PLACEHOLDERS)})\}})+$"
+_MAPPING = r"^(veth\[[^\]]+\]:|[^:=\[]+[:=])[^@]+(@[^@]+)?$"
+_SYSCTL = rf"^({'|'.join('[.]'.join(family) for family in rules.SYSCTL_DIRECTORIES)})[.][a-z0-9_-]+$"
+_U32 = {"minimum": 0, "maximum": (1 << 32) - 1}
+
+#: What each key means, and which of its type's values it takes: by table, then key.
+_VETH: dict[str, Schema] = {
+    "inner": {"description": "Name of the inner end, in the container's network namespace.", "pattern": _NAME},
+    "outer": {
+        "description": "Name of the outer end. {inner} stands for the inner end's name, {hostname} for the host's,"
+        " {image} for the image directory's.",
+        "pattern": _TEMPLATE,
+    },
+    "bridge": {"description": "Bridge that the outer end becomes a port of.", "pattern": _NAME},
+    "mac": {
+        "description": "MAC address of the outer end.",
+        "pattern": "^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$",
+        "not": {"const": "00:00:00:00:00:00"},
+    },
+    "mtu": {"description": "MTU in bytes.", "minimum": rules.MTU_MIN, "maximum": rules.MTU_MAX},
+    "txqueuelen": {"description": "Length of the transmit queue in packets.", **_U32},
+    "alias": {"description": "The device's alias, a text for people.", "maxLength": rules.IFALIASZ - 1},
+    "altnames": {"description": "Alternative names of the device.", "items": {"type": "string", "pattern": _ALTNAME}},
+    "addresses": {"description": "IP addresses with a prefix length; without one, an address stands alone."},
+    "routes": {
+        "description": "Routes through the outer end, as `ip route add` takes them:"
+        " DST [via GW] [src IP] [metric N] [table N] [scope S] [onlink]."
+    },
+    "sysctl": {
+        "description": "Settings of the device below /proc/sys/net, such as ipv4.proxy_arp.",
+        "propertyNames": {"pattern": _SYSCTL},
+    },
+    "port": {"description": "Flags of the bridge port."},
+    "announce": {
+        "description": "Tell the network where the container is now (gratuitous ARP, neighbour advertisement)."
+    },
+}
+_PORT: dict[str, Schema] = {
+    "priority": {"description": "STP priority."},
+    "cost": {"description": "STP path cost."},
+    "hairpin": {"description": "Send a frame back out of the port that it came from."},
+    "guard": {"description": "Refuse STP frames (BPDU guard)."},
+    "root_block": {"description": "Never become the root port."},
+    "fastleave": {"description": "Stop multicast as soon as a leave message arrives."},
+    "learning": {"description": "Learn MAC addresses from this port's traffic."},
+    "flood": {"description": "Send frames for unknown unicast addresses out of this port."},
+    "mcast_flood": {"description": "Send multicast that nobody asked for out of this port."},
+    "bcast_flood": {"description": "Send broadcasts out of this port."},
+    "mcast_to_unicast": {"description": "Send multicast as unicast to each receiver."},
+    "mcast_router": {"description": "Multicast router behind this port: 0 never, 1 if one is heard, 2 always."},
+    "mcast_max_groups": {"description": "Most multicast groups on this port; 0: no limit."},
+    "proxy_arp": {"description": "Answer ARP for neighbours behind other ports."},
+    "proxy_arp_wifi": {"description": "The same, as IEEE 802.11 and Hotspot 2.0 want it."},
+    "neigh_suppress": {"description": "Answer ARP and ND from the neighbour table instead of sending them out."},
+    "neigh_vlan_suppress": {"description": "The same, by VLAN."},
+    "vlan_tunnel": {"description": "Map VLANs to tunnel ids."},
+    "isolated": {"description": "No traffic to other isolated ports."},
+    "locked": {"description": "Drop traffic from MAC addresses that are not in the forwarding table."},
+    "mab": {"description": "MAC authentication bypass: note the unknown addresses of a locked port."},
+    "group_fwd_mask": {"description": "Link-local groups (01:80:C2:00:00:0X) that are forwarded, one bit each."},
+}
+_KEYS: dict[str, dict[str, Schema]] = {
+    "File": {
+        "mappings": {
+            "description": "The short form: veth[INNER]:OUTER@BRIDGE or INNER:OUTER@BRIDGE, the bridge optional.",
+            "items": {"type": "string", "pattern": _MAPPING},
+        },
+        "defaults": {"description": "What holds for every veth unless its own table says otherwise."},
+        "veth": {"description": "The long form, one table a veth."},
+        "remap": {"description": "What is called differently on this host than where the checkpoint was made."},
+        "capture": {"description": "What is remembered when a checkpoint is made."},
+    },
+    "Defaults": _VETH,
+    "VethTable": _VETH,
+    "Port": {
+        name: {**words, **dict(zip(("minimum", "maximum"), config.PORT_RANGES.get(name, ()), strict=False))}
+        for name, words in _PORT.items()
+    },
+    "Remap": {
+        "bridge": {
+            "description": "The captured name of a bridge to its name here.",
+            "propertyNames": {"pattern": _NAME},
+            "additionalProperties": {"type": "string", "pattern": _NAME},
+        },
+    },
+    "Capture": {
+        "enabled": {"description": "Read the outer ends at the dump and keep them in the image directory."},
+        "on_error": {
+            "description": "What a capture that fails does to the dump: error: it fails too; warn: it goes on."
+        },
+    },
+}
+
+
+def of_mapping_file() -> Schema:
+    """Return the schema, draft 2020-12."""
+    made = msgspec.json.schema(config.File)
+    for name, table in made["$defs"].items():
+        table["description"] = table["description"].replace("``", "`")
+        table["properties"] = {
+            key: {**_without_null(schema), **_KEYS.get(name, {}).get(key, {})}
+            for key, schema in table["properties"].items()
+        }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "criu-veth.toml",
+        **made,
+    }
+
+
+def _without_null(schema: Schema) -> Schema:
+    """Drop null, which TOML does not have, and defaults, which mean "leave it alone"."""
+    schema = {key: value for key, value in schema.items() if key != "default"}
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    return kinds[0] if len(kinds) == 1 else schema

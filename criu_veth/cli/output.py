@@ -1,0 +1,65 @@
+"""What the commands print: results to stdout, everything else to stderr with the hook's prefix."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+
+import click
+
+from criu_veth.errors import PREFIX
+
+
+def error(*lines: str) -> None:
+    """Report faults, one a line."""
+    _report("error", lines)
+
+
+def warning(*lines: str) -> None:
+    """Report what does not prevent a restore."""
+    _report("warning", lines)
+
+
+def notice(*lines: str) -> None:
+    """Report what is worth knowing."""
+    _report("notice", lines)
+
+
+def _report(kind: str, lines: Sequence[str]) -> None:
+    for line in lines:
+        click.echo(f"{PREFIX}{kind}: {printable(line)}", err=True)
+
+
+def as_json(value: object) -> None:
+    """Print ``value`` as JSON for programs."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def is_terminal() -> bool:
+    """Say whether a person reads stdout."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def printable(text: str) -> str:
+    r"""Replace what would move a terminal's cursor, or is no character, by its escape (``\x1b``)."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def names(*paths: str | None) -> str:
+    """Return what was read, for a line of text."""
+    return ", ".join(printable(path) for path in paths if path is not None)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table for a person who sits at a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(title=Text(printable(title), style="bold"), title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        made.add_column(column, style="cyan" if column == columns[0] else None, header_style="dim", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(printable(cell)) for cell in row))
+    Console(highlight=False).print(made)

@@ -1,0 +1,486 @@
+"""The mapping file: TOML, read and checked once, into frozen types that the rest of the code trusts.
+
+`load` is the edge: it finds the file, refuses one that somebody else could have written, and reports every fault of the
+values together, each with its key path.
+"""
+
+import os
+import stat
+import tomllib
+from collections.abc import Callable, Mapping
+from typing import Literal, TypeVar
+
+import msgspec
+
+from criu_veth import rules
+from criu_veth.errors import InputError
+from criu_veth.state import Address, Route
+
+T = TypeVar("T")
+
+MAX_SIZE = 4 << 20
+
+PLACEHOLDERS = ("inner", "hostname", "image")
+
+#: Bridge port flags (``bridge link set``'s names): the range of each.
+PORT_RANGES: dict[str, tuple[int, int]] = {
+    "priority": (0, 63),
+    "cost": (1, 65535),
+    "mcast_router": (0, 2),
+    "group_fwd_mask": (0, 0xFFFF),
+    "mcast_max_groups": (0, (1 << 32) - 1),
+}
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the mapping file's tables."""
+
+
+class Port(Table, frozen=True, kw_only=True):
+    """Bridge port flags, by the names that ``bridge link set`` gives them."""
+
+    priority: int | None = None
+    cost: int | None = None
+    hairpin: bool | None = None
+    guard: bool | None = None
+    root_block: bool | None = None
+    fastleave: bool | None = None
+    learning: bool | None = None
+    flood: bool | None = None
+    mcast_flood: bool | None = None
+    bcast_flood: bool | None = None
+    mcast_to_unicast: bool | None = None
+    mcast_router: int | None = None
+    mcast_max_groups: int | None = None
+    proxy_arp: bool | None = None
+    proxy_arp_wifi: bool | None = None
+    neigh_suppress: bool | None = None
+    neigh_vlan_suppress: bool | None = None
+    vlan_tunnel: bool | None = None
+    isolated: bool | None = None
+    locked: bool | None = None
+    mab: bool | None = None
+    group_fwd_mask: int | None = None
+
+
+class Defaults(Table, frozen=True, kw_only=True):
+    """``[defaults]``: what holds for every veth below unless its own table says otherwise."""
+
+    outer: str | None = None
+    bridge: str | None = None
+    mtu: int | None = None
+    txqueuelen: int | None = None
+    alias: str | None = None
+    sysctl: dict[str, int | str] = {}
+    port: Port = Port()
+    announce: bool | None = None
+
+
+class VethTable(Table, frozen=True, kw_only=True):
+    """``[[veth]]``: all that is asked of one veth's outer end."""
+
+    inner: str
+    outer: str | None = None
+    bridge: str | None = None
+    mac: str | None = None
+    mtu: int | None = None
+    txqueuelen: int | None = None
+    alias: str | None = None
+    altnames: list[str] = []
+    addresses: list[str] = []
+    routes: list[str] = []
+    sysctl: dict[str, int | str] = {}
+    port: Port = Port()
+    announce: bool | None = None
+
+
+class Remap(Table, frozen=True, kw_only=True):
+    """``[remap]``: what is called differently on this host; captured name to the name here."""
+
+    bridge: dict[str, str] = {}
+
+
+class Capture(Table, frozen=True, kw_only=True):
+    """``[capture]``: whether the dump reads the outer ends, and whether it fails (``error``) when that fails."""
+
+    enabled: bool = True
+    on_error: Literal["error", "warn"] = "error"
+
+
+class File(Table, frozen=True, kw_only=True):
+    """The whole mapping file, as it is written."""
+
+    mappings: list[str] = []
+    defaults: Defaults = Defaults()
+    veth: list[VethTable] = []
+    remap: Remap = Remap()
+    capture: Capture = Capture()
+
+
+#: Tables of the format that this version does not read.
+_NOT_YET = {"netns": "[veth.netns]"}
+
+
+class VethConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One veth's entry after the checks: ``outer`` and ``alias`` may hold placeholders; None leaves a thing alone."""
+
+    where: str
+    inner: str
+    outer: str | None = None
+    bridge: str | None = None
+    mac: str | None = None
+    mtu: int | None = None
+    txqueuelen: int | None = None
+    alias: str | None = None
+    altnames: tuple[str, ...] = ()
+    addresses: tuple[Address, ...] = ()
+    routes: tuple[Route, ...] = ()
+    sysctl: dict[str, str] = {}
+    port: dict[str, int] = {}
+    announce: bool | None = None
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """A mapping file that has been read and checked: its ``path`` and its ``veths`` in the file's order."""
+
+    path: str
+    veths: tuple[VethConfig, ...] = ()
+    remap_bridge: dict[str, str] = {}
+    capture: Capture = Capture()
+    notices: tuple[str, ...] = ()
+
+
+def read_trusted(path: str, limit: int, what: str) -> bytes:
+    """Read a file that only root, or whoever runs this, can have written.
+
+    Raises InputError that names the file and the remedy.
+    """
+    try:
+        real = os.path.realpath(path, strict=True)
+        descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such {what}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the {what}: {error.strerror}") from None
+    try:
+        info = os.fstat(descriptor)
+        if not stat.S_ISREG(info.st_mode):
+            kind = "a directory" if stat.S_ISDIR(info.st_mode) else "not a regular file"
+            raise InputError(f"{path}: is {kind}; the {what} is a file")
+        directories = dict.fromkeys(os.path.dirname(name) or "." for name in (path, real))
+        for name, found in ((path, info), *((directory, os.stat(directory)) for directory in directories)):
+            fault = _trust_fault(found)
+            if fault:
+                raise InputError(f"{path}: not obeyed, because {name} {fault}")
+        if info.st_size > limit:
+            raise InputError(f"{path}: is {info.st_size} bytes long; a {what} has at most {limit}")
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            return stream.read(limit + 1)
+    finally:
+        os.close(descriptor)
+
+
+def _trust_fault(info: os.stat_result) -> str | None:
+    if info.st_uid not in (0, os.geteuid()):
+        return f"belongs to uid {info.st_uid}; make it root's: chown root"
+    sticky_directory = stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX
+    if info.st_mode & 0o022 and not sticky_directory:
+        return f"may be written by others (mode {stat.S_IMODE(info.st_mode):04o}): chmod go-w"
+    return None
+
+
+def load(path: str) -> Config:
+    """Read and check the mapping file at ``path``.
+
+    Raises InputError; its faults name the file and the key path.
+    """
+    data = read_trusted(path, MAX_SIZE, "mapping file")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8: byte {error.start} is {data[error.start]:#04x}") from None
+    return parse(text, path)
+
+
+def parse(text: str, path: str) -> Config:
+    """Check the ``text`` of a mapping file; ``path`` is only for messages.
+
+    Raises InputError.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: is not TOML: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path}: is nested too deeply") from None
+    except ValueError:  # int() has a limit of its own
+        raise InputError(f"{path}: has a number with too many digits") from None
+    _refuse_not_yet(raw, path)
+    try:
+        file = msgspec.convert(raw, File)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path}: {_explain(str(error))}") from None
+    return _Checker(path).check(file)
+
+
+def _refuse_not_yet(raw: dict[str, object], path: str) -> None:
+    veths = raw.get("veth")
+    tables = [raw] + [table for table in (veths if isinstance(veths, list) else []) if isinstance(table, dict)]
+    found = [title for key, title in _NOT_YET.items() if any(key in table for table in tables)]
+    if found:
+        raise InputError(*(f"{path}: {title} is not yet supported by this version: take it out" for title in found))
+
+
+def _explain(message: str) -> str:
+    """Turn msgspec's ``Object contains unknown field `x` - at `$.veth[0]``` into ``veth[0]: unknown key "x"``."""
+    what, _, where = message.partition(" - at ")
+    key = where.strip("`").removeprefix("$").removeprefix(".")
+    for msgspec_words, ours in (
+        ("Object contains unknown field", "unknown key"),
+        ("Object missing required field", "missing key"),
+    ):
+        if what.startswith(msgspec_words):
+            what = ours + what.removeprefix(msgspec_words)
+    what = what.replace(" | null", "").replace("`", '"').replace('"object"', "a table").replace('"array"', "an array")
+    return f"{key}: {what[0].lower()}{what[1:]}" if key else f"{what[0].lower()}{what[1:]}"
+
+
+class _Checker:
+    """Checks the values of one file and collects what is wrong with them."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._faults: list[str] = []
+        self._notices: list[str] = []
+
+    def check(self, file: File) -> Config:
+        self._check_common("defaults", file.defaults)
+        veths = []
+        for number, text in enumerate(file.mappings):
+            entry = self._short(f"mappings[{number}]", text, file.defaults)
+            if entry is not None:
+                veths.append(entry)
+        veths += [self._long(f"veth[{number}]", table, file.defaults) for number, table in enumerate(file.veth)]
+        for old, new in file.remap.bridge.items():
+            self._fault(f'remap.bridge."{old}"', rules.ifname_fault(new))
+        self._refuse_clashes(veths)
+        if self._faults:
+            raise InputError(*(f"{self._path}: {fault}" for fault in self._faults))
+        return Config(
+            path=self._path,
+            veths=tuple(veths),
+            remap_bridge=file.remap.bridge,
+            capture=file.capture,
+            notices=tuple(self._notices),
+        )
+
+    def _fault(self, where: str, fault: str | None) -> None:
+        if fault:
+            self._faults.append(f"{where}: {fault}")
+
+    def _short(self, where: str, text: str, defaults: Defaults) -> VethConfig | None:
+        parsed = split_mapping(text)
+        if parsed is None:
+            self._fault(where, f'{text!r} is not a mapping; write "veth[inner]:outer@bridge" or "inner:outer@bridge"')
+            return None
+        inner, outer, bridge, obsolete = parsed
+        if obsolete:
+            modern = f"veth[{inner}]:{outer}" + (f"@{bridge}" if bridge else "")
+            self._notices.append(f'{where}: "{text}" is the obsolete --veth-pair form; today it is "{modern}"')
+        self._fault(where, rules.ifname_fault(inner))
+        self._check_filled_in(where, outer, rules.ifname_fault)
+        if bridge is not None:
+            self._fault(where, rules.ifname_fault(bridge))
+        return self._entry(where, VethTable(inner=inner, outer=outer, bridge=bridge), defaults)
+
+    def _long(self, where: str, table: VethTable, defaults: Defaults) -> VethConfig:
+        self._fault(f"{where}.inner", rules.ifname_fault(table.inner))
+        self._check_common(where, table)
+        if table.mac is not None:
+            self._fault(f"{where}.mac", rules.mac_fault(table.mac))
+        for number, name in enumerate(table.altnames):
+            self._fault(f"{where}.altnames[{number}]", rules.altname_fault(name))
+        return self._entry(where, table, defaults)
+
+    def _check_common(self, where: str, table: Defaults | VethTable) -> None:
+        if table.outer is not None:
+            self._check_filled_in(f"{where}.outer", table.outer, rules.ifname_fault)
+        if table.bridge is not None:
+            self._fault(f"{where}.bridge", rules.ifname_fault(table.bridge))
+        if table.mtu is not None:
+            self._fault(f"{where}.mtu", rules.mtu_fault(table.mtu))
+        if table.txqueuelen is not None:
+            self._fault(f"{where}.txqueuelen", rules.u32_fault(table.txqueuelen))
+        if table.alias is not None:
+            self._check_filled_in(f"{where}.alias", table.alias, rules.alias_fault)
+        for key in table.sysctl:
+            try:
+                rules.sysctl_path(key, "lo")
+            except ValueError as error:
+                self._fault(f"{where}.sysctl", str(error))
+        for name, (low, high) in PORT_RANGES.items():
+            value = getattr(table.port, name)
+            if value is not None and not low <= value <= high:
+                self._fault(f"{where}.port.{name}", f"{value} is not between {low} and {high}")
+
+    def _check_filled_in(self, where: str, template: str, check: Callable[[str], str | None]) -> None:
+        try:
+            sample = expand(template, {"inner": "i", "hostname": "h", "image": "m"})
+        except ValueError as error:
+            self._fault(where, str(error))
+        else:
+            self._fault(where, check(sample))
+
+    def _entry(self, where: str, table: VethTable, defaults: Defaults) -> VethConfig:
+        return VethConfig(
+            where=where,
+            inner=table.inner,
+            outer=_first(table.outer, defaults.outer),
+            bridge=_first(table.bridge, defaults.bridge),
+            mac=table.mac.lower() if table.mac is not None else None,
+            mtu=_first(table.mtu, defaults.mtu),
+            txqueuelen=_first(table.txqueuelen, defaults.txqueuelen),
+            alias=_first(table.alias, defaults.alias),
+            altnames=tuple(table.altnames),
+            addresses=tuple(self._addresses(f"{where}.addresses", table.addresses)),
+            routes=tuple(self._routes(f"{where}.routes", table.routes)),
+            sysctl={key: str(value) for key, value in {**defaults.sysctl, **table.sysctl}.items()},
+            port={**_port(defaults.port), **_port(table.port)},
+            announce=_first(table.announce, defaults.announce),
+        )
+
+    def _addresses(self, where: str, texts: list[str]) -> list[Address]:
+        found = []
+        for number, text in enumerate(texts):
+            try:
+                address, length = rules.parse_interface(text)
+            except ValueError as error:
+                self._fault(f"{where}[{number}]", str(error))
+            else:
+                found.append(Address(address=f"{address}/{length}"))
+        return found
+
+    def _routes(self, where: str, texts: list[str]) -> list[Route]:
+        found = []
+        for number, text in enumerate(texts):
+            try:
+                found.append(parse_route(text))
+            except ValueError as error:
+                self._fault(f"{where}[{number}]", str(error))
+        return found
+
+    def _refuse_clashes(self, veths: list[VethConfig]) -> None:
+        inners: dict[str, str] = {}
+        outers: dict[str, str] = {}
+        for veth in veths:
+            if veth.inner in inners:
+                self._fault(veth.where, f'"{veth.inner}" is mapped already by {inners[veth.inner]}')
+            inners.setdefault(veth.inner, veth.where)
+            if veth.outer is None:
+                continue
+            name = veth.outer.replace("{inner}", veth.inner)
+            if name in outers:
+                self._fault(veth.where, f'the outer name "{name}" is given already by {outers[name]}')
+            outers.setdefault(name, veth.where)
+
+
+def _first(value: T | None, fallback: T | None) -> T | None:
+    return fallback if value is None else value
+
+
+def _port(port: Port) -> dict[str, int]:
+    values = ((name, getattr(port, name)) for name in port.__struct_fields__)
+    return {name: int(value) for name, value in values if value is not None}
+
+
+def split_mapping(text: str) -> tuple[str, str, str | None, bool] | None:
+    """Split one of CRIU's mapping forms into (inner, outer, bridge or None, obsolete form?), or return None.
+
+    The forms: ``veth[inner]:outer@bridge`` (``--external``), ``inner:outer@bridge``, and ``inner=outer@bridge``
+    (``--veth-pair``, obsolete since CRIU 3.0); ``@bridge`` may be left out.
+    """
+    obsolete = False
+    if text.startswith("veth["):
+        inner, bracket, rest = text.removeprefix("veth[").partition("]:")
+        if not bracket:
+            return None
+    else:
+        inner, colon, rest = text.partition(":")
+        if not colon:
+            inner, equals, rest = text.partition("=")
+            obsolete = bool(equals)
+            if not equals:
+                return None
+    outer, at, bridge = rest.partition("@")
+    return inner, outer, bridge if at else None, obsolete
+
+
+def expand(template: str, values: Mapping[str, str]) -> str:
+    """Fill the placeholders ``{inner}``, ``{hostname}`` and ``{image}`` in.
+
+    Raises ValueError for any other brace.
+    """
+    out = template
+    for name in PLACEHOLDERS:
+        out = out.replace("{" + name + "}", values.get(name, ""))
+    if "{" in out or "}" in out:
+        raise ValueError(f"{template!r}: the placeholders are {{inner}}, {{hostname}} and {{image}}")
+    return out
+
+
+_ROUTE_WORDS = ("via", "src", "metric", "table", "scope")
+_SCOPES = {"global": 0, "site": 200, "link": 253, "host": 254}
+_TABLES = {"default": 253, "main": 254, "local": 255}
+
+
+def parse_route(text: str) -> Route:
+    """Read a route as ``ip route add`` takes it: ``DST [via GW] [src IP] [metric N] [table N] [scope S] [onlink]``.
+
+    The device is the veth's own end. Raises ValueError.
+    """
+    words = text.split()
+    if not words:
+        raise ValueError("the route is empty")
+    dst, options, onlink = words[0], {}, False
+    rest = iter(words[1:])
+    for word in rest:
+        if word == "onlink":
+            onlink = True
+            continue
+        value = next(rest, None)
+        if word not in _ROUTE_WORDS or value is None:
+            known = ", ".join(_ROUTE_WORDS)
+            raise ValueError(
+                f"{text!r}: cannot read {word!r}; a route is DST and then any of {known} with a value, onlink"
+            )
+        options[word] = value
+    via = rules.parse_address(options["via"]) if "via" in options else ""
+    src = rules.parse_address(options["src"]) if "src" in options else ""
+    if dst in ("default", "0.0.0.0/0", "::/0"):
+        family = "inet6" if ":" in dst + via + src else "inet"
+        dst = "default"
+    else:
+        address, length = rules.parse_network(dst)
+        family = rules.family_name(address)
+        dst = f"{address}/{length}"
+    if any(rules.family_name(address) != family for address in (via, src) if address):
+        raise ValueError(f"{text!r} mixes IPv4 and IPv6")
+    scope = options.get("scope")
+    if scope is not None and scope not in _SCOPES:
+        raise ValueError(f"{text!r}: the scope is one of {', '.join(_SCOPES)}")
+    return Route(
+        dst=dst,
+        family=family,
+        via=via,
+        src=src,
+        metric=_number(text, "metric", options.get("metric", "0")),
+        table=_TABLES.get(options.get("table", "main")) or _number(text, "table", options["table"]),
+        scope=_SCOPES[scope] if scope is not None else None,
+        onlink=onlink,
+    )
+
+
+def _number(text: str, word: str, value: str) -> int:
+    if not (value.isascii() and value.isdecimal() and int(value) < 1 << 32):
+        raise ValueError(f"{text!r}: {word} is a number from 0 to {(1 << 32) - 1}")
+    return int(value)

@@ -1,0 +1,45 @@
+"""What happens at pre-dump: capture, state file, and the program for a restore on this host."""
+
+from collections.abc import Mapping
+
+from criu_veth import capture, config, paths, prepare, state
+from criu_veth.errors import OperationError
+
+
+def run(environ: Mapping[str, str], image_dir: str, pid: int) -> list[str]:
+    """Capture the container of ``pid`` into its image directory; return what is worth telling.
+
+    Raises InputError or OperationError: the dump fails then, and the application has not been touched. The mapping
+    file's ``[capture]`` decides whether a capture that fails does so.
+    """
+    sources = paths.Sources(dict(environ), image_dir)
+    settings = config.load(sources.config).capture if sources.config else config.Capture()
+    if not settings.enabled:
+        return ["the outer ends are not captured ([capture] enabled = false)"]
+    try:
+        captured = write(pid, state.path_in(image_dir))
+    except OperationError as error:
+        if settings.on_error == "warn":
+            return [f"warning: {fault}" for fault in error.faults]
+        remedy = 'to dump without it: [capture] on_error = "warn" or enabled = false in the mapping file'
+        raise OperationError(*(f"{fault}; {remedy}" for fault in error.faults)) from None
+    prepare.prepare_ahead(environ, image_dir)
+    names = ", ".join(f"{veth.inner.ifname}: {veth.outer.ifname}" for veth in captured.veths)
+    return [
+        *(f"warning: {warning}" for warning in captured.warnings),
+        *(f"notice: {note}" for note in captured.notes),
+        f"captured {names}" if names else "notice: the container has no veth to the host",
+    ]
+
+
+def write(pid: int, path: str) -> state.State:
+    """Capture the container of ``pid`` and write the state file at ``path``.
+
+    Raises OperationError.
+    """
+    captured = capture.capture(pid)
+    try:
+        state.write(captured, path)
+    except OSError as error:
+        raise OperationError(f"cannot write {path}: {error.strerror}") from None
+    return captured

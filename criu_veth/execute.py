@@ -1,0 +1,290 @@
+"""Runs the operations of one action. This is the frozen window: every millisecond here is one the application's users
+wait.
+
+Operations are tuples (they are unmarshalled, not built), and this module knows no attribute of any of them: it knows
+how to send, what an acknowledgement is, and where to put what an earlier reply said. Values from replies are kept in
+*slots*, as bytes; a *patch* (offset, slot) puts one into a message before it is sent. The kinds:
+
+``(NETLINK, ns, message, patches, tolerated, already, undo, text)``
+    Send. An errno in ``tolerated`` means "already so"; one in ``already[0]`` means so if the check ``already[1]``
+    holds.
+``(QUERY, ns, message, patches, binds, expects, text)``
+    Send and keep parts of the reply.
+``(INDEX, ns, message, attributes, key, wanted, strays)``
+    Dump and keep parts of the messages whose attribute ``key`` is wanted: ``wanted`` has (key, binds, expects, fault if
+    missing),
+    ``strays`` (path, value, notice): a message that nobody wanted and that has this value is worth a notice.
+``(SYSCTL, ns, path, value, text)``
+    Write a file below ``/proc/sys/net``; its undo is what stood there.
+
+``(REFUSE, ns, message, attributes, key, path, value, fault, notice)``
+    Dump, and fail for each message whose attribute ``path`` has this value; where none has, say ``notice``.
+
+``ns`` is HOST or INNER. ``binds`` are (slot, source): an int is the offset of four bytes of the message, a path of
+attribute types the payload of that attribute (empty if there is none), None the whole message. ``expects`` are (left,
+right, fault): left a slot, or (offset, number of bytes or path of attributes that start there) in the reply; right
+bytes or a slot. ``undo`` is (ns, message, patches, copies, text), where copies are (slot of a whole reply, path,
+wrap, default): the attribute that the kernel reported before, put into the nested attributes
+``wrap`` ((type, bytes before it), ...) at the message's end.
+"""
+
+import posix
+
+from criu_veth import wire
+from criu_veth.errors import OperationError, errno_text
+
+NETLINK, QUERY, INDEX, SYSCTL, REFUSE = range(5)
+HOST, INNER = 0, 1
+
+#: Slots that are filled before the first operation: this process's pid and the container's first process's.
+SLOT_OWN_PID, SLOT_INIT_PID, FIRST_SLOT = 0, 1, 2
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `typing` itself would take 10 ms
+    from typing import Any
+
+    Operation = tuple[Any, ...]  # see above; what they hold differs by kind
+LINK_ATTRIBUTES = 32
+
+#: What an undo may be answered. Setting a device down takes its IPv6 addresses (EADDRNOTAVAIL) and routes (ESRCH) away.
+_UNDONE = (0, 99, 3)
+
+
+class Executor:
+    """Runs operations in order; on the first error, what this run did is undone in reverse."""
+
+    def __init__(self, namespaces: wire.Namespaces, slots: int, init_pid: int | None) -> None:
+        self._namespaces = namespaces
+        self._slots: list[bytes | None] = [None] * max(slots, FIRST_SLOT)
+        self._slots[SLOT_OWN_PID] = wire.u32(posix.getpid())
+        self._slots[SLOT_INIT_PID] = wire.u32(init_pid or 0)
+        self._undo: list[Operation] = []
+        self._batch: list[Operation] = []
+        #: Descriptions of what was done, and notices, in order.
+        self.done: list[str] = []
+        self.notices: list[str] = []
+
+    def run(self, operations: "tuple[Operation, ...]") -> None:
+        """Run ``operations``.
+
+        Raises OperationError with the first fault, and with the faults of the undo after it.
+        """
+        handlers = {INDEX: self._index, SYSCTL: self._sysctl, REFUSE: self._refuse}
+        try:
+            for operation in operations:
+                if operation[0] <= QUERY:
+                    self._enqueue(operation)
+                    continue
+                self._flush()
+                handlers[operation[0]](operation)
+            self._flush()
+        except OperationError as error:
+            raise OperationError(*error.faults, *self.undo()) from None
+        except OSError as error:
+            raise OperationError(errno_text(error.errno or 0, str(error)), *self.undo()) from error
+        except BaseException:  # a defect
+            self.undo()
+            raise
+
+    def undo(self) -> "list[str]":
+        """Undo what was done, in reverse, to the end; return what could not be undone."""
+        faults = []
+        while self._undo:
+            step = self._undo.pop()
+            try:
+                fault = self._undo_one(step)
+            except OSError as error:
+                fault = str(error)
+            if fault:
+                faults.append(f"could not undo: {step[-1]}: {fault}")
+        return faults
+
+    def _undo_one(self, step: "Operation") -> str:
+        if len(step) == 4:  # a sysctl
+            ns, path, value, _ = step
+            self._write_sysctl(ns, path, value)
+            return ""
+        ns, message, patches, copies, _ = step
+        message = bytearray(self._patched(message, patches))
+        for slot, path, wrap, default in copies:
+            value = wire.find_attr(self._slot(slot), LINK_ATTRIBUTES, path)
+            payload = default if value is None else value
+            if payload is None:
+                continue
+            attr = wire.put_attr(path[-1], payload)
+            for kind, before in reversed(wrap):
+                attr = wire.put_attr(kind, before + attr)
+            message += attr
+        message[0:4] = wire.u32(len(message))
+        (reply,) = self._rtnl(ns).request([bytes(message)])
+        return "" if reply.errno in _UNDONE else errno_text(reply.errno, reply.detail)
+
+    def _rtnl(self, ns: int) -> wire.Rtnl:
+        return self._namespaces.inner if ns == INNER else self._namespaces.host
+
+    def _slot(self, number: int) -> bytes:
+        value = self._slots[number]
+        if value is None:
+            raise AssertionError(f"slot {number} is used before it is bound")
+        return value
+
+    def _patched(self, message: bytes, patches: "tuple[tuple[int, int], ...]") -> bytes:
+        if not patches:
+            return message
+        out = bytearray(message)
+        for offset, slot in patches:
+            value = self._slot(slot)
+            out[offset : offset + len(value)] = value
+        return bytes(out)
+
+    def _enqueue(self, operation: "Operation") -> None:
+        batch = self._batch
+        if batch and (
+            batch[0][1] != operation[1]
+            or len(batch) >= wire.BATCH
+            or any(self._slots[slot] is None for _, slot in operation[3])
+        ):
+            self._flush()
+        self._batch.append(operation)
+
+    def _flush(self) -> None:
+        """Send what is waiting. The kernel goes through a whole batch, so what succeeded after a failure has its undo
+        too.
+        """
+        batch, self._batch = self._batch, []
+        if not batch:
+            return
+        rtnl = self._rtnl(batch[0][1])
+        replies = rtnl.request([self._patched(operation[2], operation[3]) for operation in batch])
+        faults: list[str] = []
+        for operation, reply in zip(batch, replies, strict=True):
+            judge = self._answered if operation[0] == QUERY else self._acknowledged
+            fault = judge(operation, reply)
+            if fault and not faults:
+                faults.append(fault)
+        if faults:
+            raise OperationError(*faults)
+
+    def _answered(self, operation: "Operation", reply: wire.Reply) -> str:
+        _, _, _, _, binds, expects, text = operation
+        if reply.errno or not reply.messages:
+            return f"{text}: {errno_text(reply.errno, reply.detail)}" if reply.errno else f"{text}: no answer"
+        self._bind(reply.messages[0], binds)
+        return self.unexpected(reply.messages[0], expects)
+
+    def _acknowledged(self, operation: "Operation", reply: wire.Reply) -> str:
+        _, ns, _, _, tolerated, already, undo, text = operation
+        if reply.errno == 0:
+            if undo is not None:
+                self._undo.append(undo)
+        elif reply.errno in tolerated or (already and reply.errno in already[0] and self._holds(ns, already[1])):
+            pass
+        else:
+            return f"{text}: {errno_text(reply.errno, reply.detail)}"
+        self.done.append(text)
+        return ""
+
+    def _holds(self, ns: int, check: "Operation") -> bool:
+        message, patches, expects = check
+        (reply,) = self._rtnl(ns).request([self._patched(message, patches)])
+        return not reply.errno and bool(reply.messages) and not self.unexpected(reply.messages[0], expects)
+
+    def _bind(self, message: bytes, binds: "Operation") -> None:
+        for slot, source in binds:
+            if source is None:
+                value = message
+            elif isinstance(source, int):
+                value = message[source : source + 4]
+            else:
+                value = wire.find_attr(message, LINK_ATTRIBUTES, source) or b""
+            self._slots[slot] = value
+
+    def unexpected(self, message: bytes, expects: "Operation") -> str:
+        """Return the fault of the first expectation that the reply ``message`` does not meet, or an empty string."""
+        for left, right, fault in expects:
+            if isinstance(left, int):
+                found: bytes | None = self._slot(left)
+            else:
+                offset, what = left
+                size = what if isinstance(what, int) else 0
+                found = message[offset : offset + size] if size else wire.find_attr(message, offset, what)
+            if found != (self._slot(right) if isinstance(right, int) else right):
+                return str(fault) or "not as expected"
+        return ""
+
+    def _index(self, operation: "Operation") -> None:
+        _, ns, message, attributes, key, wanted, strays = operation
+        by_key = {}
+        for found in self._rtnl(ns).dump(message):
+            by_key[wire.find_attr(found, attributes, key)] = found
+        faults = []
+        for name, binds, expects, missing in wanted:
+            there = by_key.pop(name, None)
+            fault = missing if there is None else self.unexpected(there, expects)
+            if fault:
+                faults.append(fault)
+            elif there is not None:
+                self._bind(there, binds)
+        if faults:
+            raise OperationError(*faults)
+        for path, value, notice in strays:
+            for name, found in by_key.items():
+                if name and wire.find_attr(found, attributes, path) == value:
+                    self.notices.append(notice % name.rstrip(b"\0").decode("utf-8", "replace"))
+
+    def _refuse(self, operation: "Operation") -> None:
+        _, ns, message, attributes, key, path, value, fault, notice = operation
+        found = self._rtnl(ns).dump(message)
+        names = [
+            wire.find_attr(one, attributes, key) for one in found if wire.find_attr(one, attributes, path) == value
+        ]
+        texts = [(name or b"").rstrip(b"\0").decode("utf-8", "replace") for name in names]
+        if texts:
+            raise OperationError(*(fault.replace("%s", text) for text in texts))
+        self.notices.append(notice)
+
+    def _sysctl(self, operation: "Operation") -> None:
+        _, ns, path, value, text = operation
+        try:
+            before = self._write_sysctl(ns, path, value)
+        except OSError as error:
+            raise OperationError(f"{text}: {errno_text(error.errno or 0)}") from None
+        self._undo.append((ns, path, before, text))
+        self.done.append(text)
+
+    def _write_sysctl(self, ns: int, path: str, value: bytes) -> bytes:
+        """Write ``value``, and return what stood there."""
+        if ns == INNER:
+            with self._namespaces.inside():
+                return _exchange(path, value)
+        return _exchange(path, value)
+
+
+def _exchange(path: str, value: bytes) -> bytes:
+    descriptor = posix.open("/proc/sys/net/" + path, posix.O_RDWR | posix.O_CLOEXEC | posix.O_NOFOLLOW)
+    try:
+        before = posix.read(descriptor, 4096)
+        posix.lseek(descriptor, 0, 0)
+        posix.write(descriptor, value)
+        return before
+    finally:
+        posix.close(descriptor)
+
+
+def checks_hold(checks: "tuple[Operation, ...]", namespaces: wire.Namespaces) -> bool:
+    """Say whether the host still is as it was when the program was made.
+
+    A check is (message, errno that is expected, expects as in a QUERY); with None for the errno, nothing may be there
+    that is as in expects.
+    """
+    if not checks:
+        return True
+    executor = Executor(namespaces, FIRST_SLOT, None)
+    replies = namespaces.host.request([message for message, _, _ in checks])
+    for (_, expected, expects), reply in zip(checks, replies, strict=True):
+        if expected is not None and reply.errno != expected:
+            return False
+        fits = bool(reply.messages) and not executor.unexpected(reply.messages[0], expects)
+        if expects and fits != (expected is not None):
+            return False
+    return True

@@ -1,0 +1,166 @@
+"""The action script's Python side: one call, from CRIU's environment to an exit status.
+
+Started by ``hooks/criu-veth`` without site packages. Where a program is ready, nothing is imported that costs
+milliseconds; the slow path finds its packages by running `site` itself.
+"""
+
+import posix
+import sys
+
+from criu_veth import actions, errors, execute, paths, program, wire
+
+__all__ = ["main", "run"]
+
+
+def main() -> None:
+    """Run the call that this process's environment describes, and exit."""
+    environ = {key.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape")
+               for key, value in posix.environ.items()}  # fmt: skip
+    posix._exit(guarded(environ))  # noqa: SLF001 - nothing is left to flush
+
+
+def guarded(environ: "dict[str, str]") -> int:
+    """Run one call and turn whatever happens into an exit status and lines on stderr."""
+    action = ""
+    try:
+        call = actions.read_call(environ)
+        action = call.action + ": "
+        run(call, environ)
+    except actions.BadCallError as error:
+        say("error: ", str(error))
+        return errors.EXIT_INPUT
+    except errors.CriuVethError as error:
+        say("error: " + action, *error.faults)
+        return error.exit_code
+    except Exception:  # a defect: say where, and let CRIU abort
+        import traceback  # noqa: PLC0415 - 10 ms that only a defect costs
+
+        say("", traceback.format_exc())
+        say("error: " + action, "a defect in criu-veth itself; please report the lines above")
+        return errors.EXIT_DEFECT
+    return errors.EXIT_OK
+
+
+def say(kind: str, *lines: str) -> None:
+    """Write lines to stderr, in one go; a closed stderr is no reason to fail a restore."""
+    if not lines:
+        return
+    text = "".join(f"{errors.PREFIX}{kind}{line}\n" for line in lines)
+    try:
+        posix.write(2, text.encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass
+
+
+def run(call: actions.Call, environ: "dict[str, str]") -> None:
+    """Do what is to be done at the action of ``call``.
+
+    Raises errors.CriuVethError.
+    """
+    handler = _HANDLERS.get(call.action)
+    if handler is not None:
+        if posix.geteuid() != 0:
+            raise errors.InputError(f"must be run as root, not as uid {posix.geteuid()}")
+        handler(call, environ)
+    elif not call.known:
+        say("notice: ", f'unknown action "{call.action}", nothing done')
+
+
+def _pre_restore(call: actions.Call, environ: "dict[str, str]") -> None:
+    _require_image_dir(call)
+    ready = _ready_program(call, environ) or _prepare(call, environ)
+    say("pre-restore: warning: ", *ready.warnings)
+    program.start_run(_criu_pid(call), ready)
+
+
+def _pre_dump(call: actions.Call, environ: "dict[str, str]") -> None:
+    _require_image_dir(call)
+    _with_site_packages()
+    from criu_veth import dump  # noqa: PLC0415 - the slow path
+
+    say("pre-dump: ", *dump.run(environ, str(call.image_dir), int(call.init_pid or 0)))
+
+
+def _ready_program(call: actions.Call, environ: "dict[str, str]") -> program.Program | None:
+    sources = paths.Sources(environ, call.image_dir)
+    found = program.find(sources, posix.uname().nodename)
+    if found is None:
+        return None
+    namespaces = wire.Namespaces(None)
+    try:
+        return found if execute.checks_hold(found.checks, namespaces) else None
+    finally:
+        namespaces.close()
+
+
+def _prepare(call: actions.Call, environ: "dict[str, str]") -> program.Program:
+    _with_site_packages()
+    from criu_veth import prepare  # noqa: PLC0415 - the slow path
+
+    return prepare.prepare(environ, call.image_dir)
+
+
+def _with_site_packages() -> None:
+    if "site" not in sys.modules:
+        import site  # noqa: PLC0415 - the hook starts Python without it
+
+        site.main()
+
+
+def _stage(call: actions.Call, environ: "dict[str, str]") -> None:
+    _require_image_dir(call)
+    criu_pid = _criu_pid(call)
+    if not program.has_run(criu_pid):  # pre-restore was not seen
+        _pre_restore(call, environ)
+    found = program.operations(criu_pid, call.action)
+    if found is None:
+        return
+    slots, operations = found
+    netns = _container_netns(call)
+    namespaces = wire.Namespaces(netns)
+    try:
+        executor = execute.Executor(namespaces, slots, call.init_pid)
+        executor.run(operations)
+    finally:
+        namespaces.close()
+    say(call.action + ": notice: ", *executor.notices)
+    say(call.action + ": ", *executor.done)
+    program.finish(criu_pid, call.action)
+
+
+def _require_image_dir(call: actions.Call) -> None:
+    if not paths.exists(f"{call.image_dir}/."):
+        raise errors.InputError(f"{actions.IMAGE_DIR_VARIABLE}: {call.image_dir} is not a directory that is there")
+
+
+def _criu_pid(call: actions.Call) -> int:
+    return posix.getppid() if call.criu_pid is None else call.criu_pid
+
+
+def _container_netns(call: actions.Call) -> str:
+    """Return the path of INIT_PID's network namespace.
+
+    Raises InputError if the process is gone or has none of its own.
+    """
+    path = f"/proc/{call.init_pid}/ns/net"
+    try:
+        inner = posix.stat(path)
+    except OSError:
+        raise errors.InputError(f"{actions.INIT_PID_VARIABLE}: there is no process {call.init_pid}") from None
+    own = posix.stat("/proc/self/ns/net")
+    if (inner.st_dev, inner.st_ino) == (own.st_dev, own.st_ino):
+        raise errors.InputError(
+            f"{actions.INIT_PID_VARIABLE}: process {call.init_pid} is in the host's own network namespace: there is no"
+            f" container to connect"
+        )
+    return path
+
+
+_HANDLERS = {
+    actions.PRE_DUMP: _pre_dump,
+    actions.PRE_RESTORE: _pre_restore,
+    actions.SETUP_NAMESPACES: _stage,
+    actions.POST_SETUP_NAMESPACES: _stage,
+    actions.POST_RESTORE: _stage,
+    actions.POST_RESUME: _stage,
+}

@@ -1,0 +1,638 @@
+"""The one place that names pyroute2: encodes the messages of a program, and reads what the kernel says.
+
+pyroute2's package imports all of its parts when it is imported, 130 ms; the message classes alone take 25. They are
+loaded here without running ``pyroute2/__init__.py``, and the bare package is taken away again, so that a program that
+imports this module and pyroute2 gets the whole pyroute2.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.machinery import PathFinder
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from criu_veth import rules, wire
+from criu_veth.errors import errno_text
+from criu_veth.state import Address, FdbEntry, Filter, Neighbour, Qdisc, Route, Rule, TcClass
+
+
+@contextmanager
+def _without_its_init(name: str) -> Iterator[None]:
+    """Have ``import name.part`` not run ``name/__init__.py``, unless that has been run already."""
+    if name in sys.modules:
+        yield
+        return
+    spec = PathFinder.find_spec(name)
+    if spec is None or spec.submodule_search_locations is None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    package = ModuleType(name)
+    package.__path__ = list(spec.submodule_search_locations)
+    sys.modules[name] = package
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+with _without_its_init("pyroute2"):
+    from pyroute2.netlink import nlmsg
+    from pyroute2.netlink.rtnl.fibmsg import fibmsg
+    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+    from pyroute2.netlink.rtnl.ndmsg import ndmsg
+    from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
+    from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+RTM_NEWLINK, RTM_GETLINK, RTM_SETLINK = 16, 18, 19
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
+RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
+RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
+RTM_NEWTCLASS, RTM_DELTCLASS, RTM_GETTCLASS = 40, 41, 42
+RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
+RTM_NEWLINKPROP, RTM_DELLINKPROP = 108, 109
+RTM_GETNSID = 90
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
+IFF_UP, IFF_NOARP, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x80, 0x100, 0x200
+RTPROT_KERNEL, RTPROT_RA = 2, 9
+NTF_MASTER, NTF_PROXY, NTF_EXT_LEARNED, NTF_STICKY, NTF_ROUTER = 0x04, 0x08, 0x10, 0x40, 0x80
+NUD_NOARP, NUD_PERMANENT = 0x40, 0x80
+TC_H_ROOT, TC_H_INGRESS = 0xFFFFFFFF, 0xFFFFFFF1
+RTM_F_CLONED = 0x200
+AF_BRIDGE = 7
+RTEXT_FILTER_SKIP_STATS = 8
+
+#: Where struct ifinfomsg, ifaddrmsg, ndmsg and tcmsg keep the interface's index; the nlmsghdr is counted.
+INDEX_OFFSET = 20
+LINK_ATTRS = 32
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_PROTINFO = 1, 3, 4, 5, 10, 12
+IFLA_TXQLEN, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_GROUP, IFLA_LINK_NETNSID = 13, 18, 20, 27, 37
+IFLA_PROP_LIST, IFLA_ALT_IFNAME = 52, 53
+INFO_KIND, INFO_DATA, INFO_SLAVE_DATA = (IFLA_LINKINFO, 1), (IFLA_LINKINFO, 2), (IFLA_LINKINFO, 5)
+BR_FORWARD_DELAY, BR_STP_STATE = (*INFO_DATA, 1), (*INFO_DATA, 5)
+SLAVE_KIND_BRIDGE = wire.put_attr(4, b"bridge\0")
+NETNSA_NSID, NETNSA_PID = 1, 2
+NSID_ATTRS = 20
+ROUTE_ATTRS = 28
+ROUTE_LENGTH_OFFSET = 17  # rtm_dst_len
+RTA_OIF, RTA_PRIORITY, RTA_TABLE = 4, 6, 15
+_RTNH_F_ONLINK = 4
+_RTM_F_FIB_MATCH = 0x2000
+_IP6_RT_PRIO_USER = 1024
+_PF_EXITING, _PF_POSTCOREDUMP = 0x4, 0x8
+_SIGKILL_PENDING = 1 << 8
+
+#: `SetLink` attribute to (netlink attribute, pyroute2's name).
+LINK_SETTINGS = {
+    "mac": (IFLA_ADDRESS, "IFLA_ADDRESS"),
+    "mtu": (IFLA_MTU, "IFLA_MTU"),
+    "txqueuelen": (IFLA_TXQLEN, "IFLA_TXQLEN"),
+    "alias": (IFLA_IFALIAS, "IFLA_IFALIAS"),
+    "group": (IFLA_GROUP, "IFLA_GROUP"),
+    "gso_max_size": (41, "IFLA_GSO_MAX_SIZE"),
+    "gso_max_segs": (40, "IFLA_GSO_MAX_SEGS"),
+    "gro_max_size": (58, "IFLA_GRO_MAX_SIZE"),
+}
+
+#: Names of IFA_F_* that an address can be added with.
+ADDRESS_FLAGS = {
+    "nodad": 0x02,
+    "optimistic": 0x04,
+    "home": 0x10,
+    "mngtmpaddr": 0x100,
+    "noprefixroute": 0x200,
+    "autojoin": 0x400,
+}
+_FOREVER = 0xFFFFFFFF
+
+#: Bridge port flag (``bridge link set``'s name) to (IFLA_BRPORT_* number, its name in pyroute2).
+PORT_FLAGS = {
+    "priority": (2, "IFLA_BRPORT_PRIORITY"),
+    "cost": (3, "IFLA_BRPORT_COST"),
+    "hairpin": (4, "IFLA_BRPORT_MODE"),
+    "guard": (5, "IFLA_BRPORT_GUARD"),
+    "root_block": (6, "IFLA_BRPORT_PROTECT"),
+    "fastleave": (7, "IFLA_BRPORT_FAST_LEAVE"),
+    "learning": (8, "IFLA_BRPORT_LEARNING"),
+    "flood": (9, "IFLA_BRPORT_UNICAST_FLOOD"),
+    "proxy_arp": (10, "IFLA_BRPORT_PROXYARP"),
+    "proxy_arp_wifi": (12, "IFLA_BRPORT_PROXYARP_WIFI"),
+    "mcast_router": (25, "IFLA_BRPORT_MULTICAST_ROUTER"),
+    "mcast_flood": (27, "IFLA_BRPORT_MCAST_FLOOD"),
+    "mcast_to_unicast": (28, "IFLA_BRPORT_MCAST_TO_UCAST"),
+    "vlan_tunnel": (29, "IFLA_BRPORT_VLAN_TUNNEL"),
+    "bcast_flood": (30, "IFLA_BRPORT_BCAST_FLOOD"),
+    "group_fwd_mask": (31, "IFLA_BRPORT_GROUP_FWD_MASK"),
+    "neigh_suppress": (32, "IFLA_BRPORT_NEIGH_SUPPRESS"),
+    "isolated": (33, "IFLA_BRPORT_ISOLATED"),
+    "locked": (39, "IFLA_BRPORT_LOCKED"),
+    "mab": (40, "IFLA_BRPORT_MAB"),
+    "mcast_max_groups": (42, "IFLA_BRPORT_MCAST_MAX_GROUPS"),
+    "neigh_vlan_suppress": (43, "IFLA_BRPORT_NEIGH_VLAN_SUPPRESS"),
+}
+
+
+def _encode(message: Any, kind: int, flags: int, fields: dict[str, Any], attrs: Iterable[tuple[str, Any]]) -> bytes:
+    message.update(fields)
+    message["attrs"] = list(attrs)
+    message["header"]["type"] = kind
+    message["header"]["flags"] = flags
+    message.encode()
+    return bytes(message.data)
+
+
+def _link(kind: int, attrs: Iterable[tuple[str, Any]], flags: int = 0) -> bytes:
+    return _encode(ifinfmsg(), kind, flags, {}, attrs)
+
+
+def set_link(*attrs: tuple[str, Any]) -> bytes:
+    """RTM_SETLINK of the device whose index is filled in at INDEX_OFFSET."""
+    return _link(RTM_SETLINK, attrs)
+
+
+def set_flags(flags: int, mask: int) -> bytes:
+    """RTM_SETLINK that changes the ``mask`` bits of the device's flags (IFF_*) to ``flags``."""
+    return _encode(ifinfmsg(), RTM_SETLINK, 0, {"flags": flags, "change": mask}, ())
+
+
+def change_link() -> bytes:
+    """RTM_NEWLINK that changes an existing device; attributes are appended."""
+    return _link(RTM_NEWLINK, ())
+
+
+def change_port(flag: str, value: int) -> bytes:
+    """RTM_NEWLINK that changes one flag of a bridge port."""
+    return _link(RTM_NEWLINK, [_slave_data([(PORT_FLAGS[flag][1], value)])])
+
+
+def change_backup_port() -> bytes:
+    """RTM_NEWLINK that names a bridge port's backup; its index is the message's last four bytes."""
+    return _link(RTM_NEWLINK, [_slave_data([("IFLA_BRPORT_BACKUP_PORT", 0)])])
+
+
+def _slave_data(attrs: list[tuple[str, Any]]) -> tuple[str, Any]:
+    info = [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", {"attrs": attrs})]
+    return ("IFLA_LINKINFO", {"attrs": info})
+
+
+def link_property(altname: str, *, delete: bool = False) -> bytes:
+    """RTM_NEWLINKPROP or RTM_DELLINKPROP of one alternative name."""
+    kind = RTM_DELLINKPROP if delete else RTM_NEWLINKPROP
+    flags = 0 if delete else NLM_F_CREATE | NLM_F_EXCL | NLM_F_APPEND
+    return _link(kind, [("IFLA_PROP_LIST", {"attrs": [("IFLA_ALT_IFNAME", altname)]})], flags)
+
+
+def get_link(name: str | None = None) -> bytes:
+    """RTM_GETLINK by name (an alternative name counts), or by the index filled in at INDEX_OFFSET; without
+    statistics.
+    """
+    attrs: list[tuple[str, Any]] = [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
+    if name is not None:
+        longest = rules.IFNAMSIZ - 1
+        attrs.append(("IFLA_IFNAME" if len(name.encode()) <= longest else "IFLA_ALT_IFNAME", name))
+    return _link(RTM_GETLINK, attrs)
+
+
+def dump_links() -> bytes:
+    """RTM_GETLINK for a dump, without statistics."""
+    return _link(RTM_GETLINK, [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)])
+
+
+def address(entry: Address, *, delete: bool = False) -> bytes:
+    """RTM_NEWADDR (refused if it is there) or RTM_DELADDR; the index is filled in at INDEX_OFFSET."""
+    local, length = rules.parse_interface(entry.address)
+    attrs: list[tuple[str, Any]] = [("IFA_ADDRESS", entry.peer or local), ("IFA_LOCAL", local)]
+    fields = {"family": rules.family_of(local), "prefixlen": length, "scope": entry.scope}
+    if delete:
+        return _encode(ifaddrmsg(), RTM_DELADDR, 0, fields, attrs)
+    flags = sum(ADDRESS_FLAGS.get(name, 0) for name in entry.flags)
+    optional = (
+        ("IFA_BROADCAST", entry.broadcast),
+        ("IFA_LABEL", entry.label),
+        ("IFA_FLAGS", flags),
+        ("IFA_RT_PRIORITY", entry.metric),
+        ("IFA_PROTO", entry.protocol),
+    )
+    attrs += [(name, value) for name, value in optional if value]
+    if entry.valid is not None or entry.preferred is not None:
+        valid, preferred = (_FOREVER if time is None else time for time in (entry.valid, entry.preferred))
+        times = {"ifa_preferred": preferred, "ifa_valid": valid, "cstamp": 0, "tstamp": 0}
+        attrs.append(("IFA_CACHEINFO", times))
+    return _encode(ifaddrmsg(), RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, fields, attrs)
+
+
+def route(entry: Route, *, delete: bool = False) -> bytes:
+    """RTM_NEWROUTE (refused if it is there) or RTM_DELROUTE; the index of RTA_OIF is the message's last four bytes."""
+    family = rules.AF_INET6 if entry.family == "inet6" else rules.AF_INET
+    attrs: list[tuple[str, Any]] = []
+    length = 0
+    if entry.dst != "default":
+        destination, length = rules.parse_interface(entry.dst)
+        attrs.append(("RTA_DST", destination))
+    if entry.via:
+        attrs.append(("RTA_GATEWAY", entry.via))
+    if entry.src:
+        attrs.append(("RTA_PREFSRC", entry.src))
+    if entry.metric:
+        attrs.append(("RTA_PRIORITY", entry.metric))
+    if entry.metrics:
+        metrics = [(f"RTAX_{name.upper()}", value) for name, value in entry.metrics.items()]
+        attrs.append(("RTA_METRICS", {"attrs": metrics}))
+    if entry.pref:
+        attrs.append(("RTA_PREF", entry.pref))
+    attrs += [("RTA_TABLE", entry.table), ("RTA_OIF", 0)]
+    fields = {
+        "family": family,
+        "dst_len": length,
+        "tos": entry.tos,
+        "table": entry.table if entry.table < 256 else 0,
+        "proto": entry.protocol,
+        "scope": rules.route_scope(entry.family, bool(entry.via)) if entry.scope is None else entry.scope,
+        "type": entry.type,
+        "flags": _RTNH_F_ONLINK if entry.onlink else 0,
+    }
+    if delete:
+        return _encode(rtmsg(), RTM_DELROUTE, 0, fields, attrs)
+    return _encode(rtmsg(), RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, fields, attrs)
+
+
+def rule(entry: Rule, *, delete: bool = False) -> bytes:
+    """RTM_NEWRULE (refused if it is there) or RTM_DELRULE."""
+    fields: dict[str, Any] = {
+        "family": rules.AF_INET6 if entry.family == "inet6" else rules.AF_INET,
+        "tos": entry.tos,
+        "table": entry.table if entry.table < 256 else 0,
+        "action": entry.action,
+        "flags": entry.flags,
+    }
+    attrs: list[tuple[str, Any]] = []
+    for name, field, network in (("FRA_SRC", "src_len", entry.src), ("FRA_DST", "dst_len", entry.dst)):
+        if network:
+            found, fields[field] = rules.parse_interface(network)
+            attrs.append((name, found))
+    optional = (
+        ("FRA_IIFNAME", entry.iif or None),
+        ("FRA_OIFNAME", entry.oif or None),
+        ("FRA_PRIORITY", entry.priority),
+        ("FRA_TABLE", entry.table or None),
+        ("FRA_FWMARK", entry.fwmark),
+        ("FRA_FWMASK", entry.fwmask),
+        ("FRA_GOTO", entry.goto),
+        ("FRA_PROTOCOL", entry.protocol),
+        ("FRA_IP_PROTO", entry.ip_proto),
+        ("FRA_SPORT_RANGE", entry.sport or None),
+        ("FRA_DPORT_RANGE", entry.dport or None),
+        ("FRA_UID_RANGE", entry.uid_range or None),
+        ("FRA_SUPPRESS_PREFIXLEN", entry.suppress_prefixlength),
+        ("FRA_SUPPRESS_IFGROUP", entry.suppress_ifgroup),
+    )
+    attrs += [(name, value) for name, value in optional if value is not None]
+    if delete:
+        return _encode(fibmsg(), RTM_DELRULE, 0, fields, attrs)
+    return _encode(fibmsg(), RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, fields, attrs)
+
+
+def neighbour(entry: Neighbour, *, delete: bool = False) -> bytes:
+    """RTM_NEWNEIGH or RTM_DELNEIGH of a permanent neighbour or a proxy entry."""
+    flags = (NTF_PROXY if entry.proxy else 0) | (NTF_ROUTER if entry.router else 0)
+    fields = {"family": rules.family_of(entry.dst), "state": NUD_PERMANENT, "flags": flags}
+    attrs: list[tuple[str, Any]] = [("NDA_DST", entry.dst)]
+    if entry.lladdr and not delete:
+        attrs.append(("NDA_LLADDR", entry.lladdr))
+    return _encode_neighbour(fields, attrs, delete)
+
+
+def fdb(entry: FdbEntry, *, delete: bool = False) -> bytes:
+    """RTM_NEWNEIGH or RTM_DELNEIGH of an entry in the forwarding database of the port's bridge."""
+    extra = {"sticky": NTF_STICKY, "extern_learn": NTF_EXT_LEARNED}
+    flags = NTF_MASTER | sum(extra.get(name, 0) for name in entry.flags)
+    state = NUD_PERMANENT if entry.state == "permanent" else NUD_NOARP
+    attrs: list[tuple[str, Any]] = [("NDA_LLADDR", entry.mac)]
+    if entry.vlan:
+        attrs.append(("NDA_VLAN", entry.vlan))
+    return _encode_neighbour({"family": AF_BRIDGE, "state": state, "flags": flags}, attrs, delete)
+
+
+def _encode_neighbour(fields: dict[str, Any], attrs: list[tuple[str, Any]], delete: bool) -> bytes:
+    if delete:
+        return _encode(ndmsg(), RTM_DELNEIGH, 0, fields, attrs)
+    return _encode(ndmsg(), RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_EXCL, fields, attrs)
+
+
+def qdisc(entry: Qdisc, *, delete: bool = False) -> bytes:
+    """RTM_NEWQDISC (in place of the kernel's own) or RTM_DELQDISC."""
+    fields = {"handle": rules.tc_number(entry.handle), "parent": rules.tc_number(entry.parent)}
+    kinds, flags = (RTM_NEWQDISC, RTM_DELQDISC), NLM_F_CREATE | NLM_F_REPLACE
+    return _traffic_control(kinds, flags, fields, entry, delete)
+
+
+def traffic_class(entry: TcClass, *, delete: bool = False) -> bytes:
+    """RTM_NEWTCLASS (refused if it is there) or RTM_DELTCLASS."""
+    fields = {"handle": rules.tc_number(entry.handle), "parent": rules.tc_number(entry.parent)}
+    return _traffic_control((RTM_NEWTCLASS, RTM_DELTCLASS), NLM_F_CREATE | NLM_F_EXCL, fields, entry, delete)
+
+
+def traffic_filter(entry: Filter, *, delete: bool = False) -> bytes:
+    """RTM_NEWTFILTER (refused if it is there) or RTM_DELTFILTER."""
+    protocol = int.from_bytes(entry.protocol.to_bytes(2, "big"), wire.ORDER)
+    fields = {
+        "handle": entry.handle,
+        "parent": rules.tc_number(entry.parent),
+        "info": entry.priority << 16 | protocol,
+    }
+    return _traffic_control((RTM_NEWTFILTER, RTM_DELTFILTER), NLM_F_CREATE | NLM_F_EXCL, fields, entry, delete)
+
+
+def _traffic_control(
+    kinds: tuple[int, int], flags: int, fields: dict[str, Any], entry: Qdisc | TcClass | Filter, delete: bool
+) -> bytes:
+    attrs: list[tuple[str, Any]] = [("TCA_KIND", entry.kind)]
+    if delete:
+        return _encode(TcMessage(), kinds[1], 0, fields, attrs)
+    if entry.options:
+        attrs.append(("TCA_OPTIONS", bytes.fromhex(entry.options)))
+    if isinstance(entry, Filter) and entry.chain:
+        attrs.append(("TCA_CHAIN", entry.chain))
+    return _encode(TcMessage(), kinds[0], flags, fields, attrs)
+
+
+def get_route(entry: Route) -> bytes:
+    """RTM_GETROUTE that finds the routing table's entry for the destination of ``entry`` (RTM_F_FIB_MATCH)."""
+    destination = rules.parse_interface(entry.dst)[0] if entry.dst != "default" else ""
+    family = rules.AF_INET6 if entry.family == "inet6" else rules.AF_INET
+    anywhere = "::" if family == rules.AF_INET6 else "0.0.0.0"  # noqa: S104 - a destination, nothing is bound
+    length = 128 if family == rules.AF_INET6 else 32
+    fields = {"family": family, "dst_len": length, "flags": _RTM_F_FIB_MATCH}
+    return _encode(rtmsg(), RTM_GETROUTE, 0, fields, [("RTA_DST", destination or anywhere)])
+
+
+def route_key(entry: Route) -> tuple[int, int, int]:
+    """Return (prefix length, table, metric): the kernel takes one route to a destination for each."""
+    length = 0 if entry.dst == "default" else rules.parse_interface(entry.dst)[1]
+    return length, entry.table, entry.metric or (_IP6_RT_PRIO_USER if entry.family == "inet6" else 0)
+
+
+def get_nsid(pid: int) -> bytes:
+    """RTM_GETNSID: the id that the asking namespace has for the network namespace of process ``pid``."""
+    return _encode(nsidmsg(), RTM_GETNSID, 0, {}, [("NETNSA_PID", pid)])
+
+
+class TcMessage(nlmsg):  # type: ignore[misc]
+    """struct tcmsg with its options left as bytes: what was dumped is what is sent back."""
+
+    prefix = "TCA_"
+    fields = (
+        ("family", "B"),
+        ("pad1", "B"),
+        ("pad2", "H"),
+        ("index", "i"),
+        ("handle", "I"),
+        ("parent", "I"),
+        ("info", "I"),
+    )
+    nla_map = (
+        (1, "TCA_KIND", "asciiz"),
+        (2, "TCA_OPTIONS", "cdata"),
+        (11, "TCA_CHAIN", "uint32"),
+        (13, "TCA_INGRESS_BLOCK", "uint32"),
+        (14, "TCA_EGRESS_BLOCK", "uint32"),
+    )
+
+
+class Message:
+    """One decoded message: fields by subscript, attributes by pyroute2's names."""
+
+    def __init__(self, kind: type, data: bytes) -> None:
+        self._message = kind(data)
+        self._message.decode()
+
+    def __getitem__(self, field: str) -> Any:
+        return self._message[field]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an attribute, or ``default``."""
+        return self._message.get_attr(name, default)
+
+
+class Link:
+    """One device as the kernel describes it; attributes by pyroute2's names."""
+
+    def __init__(self, data: bytes) -> None:
+        message = ifinfmsg(data)
+        message.decode()
+        self._message = message
+        self.index: int = message["index"]
+        self.flags: int = message["flags"]
+        self.ifname: str = message.get_attr("IFLA_IFNAME")
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the attribute ``name`` (``IFLA_MTU``), or ``default``."""
+        return self._message.get_attr(name, default)
+
+    def info(self, part: str) -> Any:
+        """Return ``IFLA_INFO_KIND``, ``IFLA_INFO_SLAVE_KIND``, ``IFLA_INFO_DATA`` or ``IFLA_INFO_SLAVE_DATA``, or
+        None.
+        """
+        linkinfo = self._message.get_attr("IFLA_LINKINFO")
+        return linkinfo.get_attr(part) if linkinfo is not None else None
+
+    @property
+    def kind(self) -> str:
+        """The kind of device (``veth``, ``bridge``), empty for a physical one."""
+        return self.info("IFLA_INFO_KIND") or ""
+
+
+class BridgeFacts(NamedTuple):
+    """What preflight says of a bridge, as the kernel reports it (four bytes each; forward delay in 1/100 s)."""
+
+    stp_state: bytes
+    forward_delay: bytes
+
+
+def _netns_files() -> list[str]:
+    """Return one path for each network namespace that a living process is in, and every mount of one."""
+    by_inode: dict[int, str] = {}
+    for pid in os.listdir("/proc"):
+        path = f"/proc/{pid}/ns/net"
+        if pid.isdecimal():
+            try:
+                inode = os.stat(path).st_ino
+                if inode not in by_inode and not _is_ending(pid):
+                    by_inode[inode] = path
+            except OSError:
+                continue
+    with open("/proc/self/mountinfo") as mounts:
+        mounted = [line.split()[4] for line in mounts if " - nsfs " in line]
+    return [*by_inode.values(), *mounted]
+
+
+def _is_ending(pid: str) -> bool:
+    """Say whether a process has been killed; while it gives gigabytes back it still is in its namespaces."""
+    with open(f"/proc/{pid}/stat", "rb") as stream:
+        fields = stream.read().rpartition(b")")[2].split()
+    flags, pending = int(fields[6]), int(fields[28])
+    return bool(flags & (_PF_EXITING | _PF_POSTCOREDUMP) or pending & _SIGKILL_PENDING)
+
+
+class Kernel:
+    """Reads one network namespace through a routing netlink socket."""
+
+    def __init__(self, rtnl: wire.Rtnl) -> None:
+        self._rtnl = rtnl
+
+    def link(self, name: str) -> Link | None:
+        """Return the device called ``name``, or None."""
+        return self._one_link(get_link(name), name)
+
+    def link_at(self, index: int) -> Link | None:
+        """Return the device with this ifindex, or None."""
+        message = bytearray(get_link())
+        message[INDEX_OFFSET : INDEX_OFFSET + 4] = wire.u32(index)
+        return self._one_link(bytes(message), f"ifindex {index}")
+
+    def _one_link(self, message: bytes, what: str) -> Link | None:
+        (reply,) = self._rtnl.request([message])
+        if reply.errno == errno.ENODEV:
+            return None
+        if reply.errno:
+            raise OSError(reply.errno, f"cannot read {what}: {errno_text(reply.errno, reply.detail)}")
+        return Link(reply.messages[0])
+
+    def links(self) -> list[Link]:
+        """Return every device."""
+        return [Link(data) for data in self._rtnl.dump(dump_links())]
+
+    def filtered(self) -> "Kernel":
+        """Have the kernel honour the filters of the dumps below; without this it ignores them."""
+        self._rtnl.strict()
+        return self
+
+    def addresses(self, index: int) -> list[Message]:
+        """Return the addresses of one device, IPv4 first."""
+        return [
+            Message(ifaddrmsg, data)
+            for family in (rules.AF_INET, rules.AF_INET6)
+            for data in self._dump(ifaddrmsg, RTM_GETADDR, {"family": family, "index": index})
+        ]
+
+    def routes(self, index: int) -> list[Message]:
+        """Return the routes through one device, in every table, those that the kernel made itself left out."""
+        found = [
+            Message(rtmsg, data)
+            for family in (rules.AF_INET, rules.AF_INET6)
+            for data in self._dump(rtmsg, RTM_GETROUTE, {"family": family}, [("RTA_OIF", index)])
+        ]
+        return [entry for entry in found if entry["proto"] != RTPROT_KERNEL and not entry["flags"] & RTM_F_CLONED]
+
+    def rules(self) -> list[Message]:
+        """Return every policy routing rule."""
+        return [
+            Message(fibmsg, data)
+            for family in (rules.AF_INET, rules.AF_INET6)
+            for data in self._dump(fibmsg, RTM_GETRULE, {"family": family})
+        ]
+
+    def neighbours(self, index: int) -> list[Message]:
+        """Return the neighbours of one device, and its proxy entries."""
+        return [
+            Message(ndmsg, data)
+            for family in (rules.AF_INET, rules.AF_INET6)
+            for flags in (0, NTF_PROXY)
+            for data in self._dump(ndmsg, RTM_GETNEIGH, {"family": family, "flags": flags}, [("NDA_IFINDEX", index)])
+        ]
+
+    def fdb(self, bridge: int) -> list[Message]:
+        """Return the forwarding entries of a bridge."""
+        request = self._dump(ndmsg, RTM_GETNEIGH, {"family": AF_BRIDGE}, [("NDA_MASTER", bridge)])
+        return [Message(ndmsg, data) for data in request]
+
+    def has_ingress(self, index: int) -> bool:
+        """Say whether a device has an ingress or clsact qdisc; cheap, where a dump reads every device's."""
+        fields = {"index": index, "parent": TC_H_INGRESS}
+        (reply,) = self._rtnl.request([_encode(TcMessage(), RTM_GETQDISC, 0, fields, ())])
+        return not reply.errno
+
+    def qdiscs(self, index: int) -> list[Message]:
+        """Return the queueing disciplines of one device."""
+        found = self._dump(TcMessage, RTM_GETQDISC, {"index": index})
+        wanted = wire.u32(index)
+        return [Message(TcMessage, data) for data in found if data[INDEX_OFFSET : INDEX_OFFSET + 4] == wanted]
+
+    def classes(self, index: int) -> list[Message]:
+        """Return the traffic classes of one device."""
+        return [Message(TcMessage, data) for data in self._dump(TcMessage, RTM_GETTCLASS, {"index": index})]
+
+    def filters(self, index: int, parent: int) -> list[Message]:
+        """Return the traffic filters of one qdisc or class."""
+        fields = {"index": index, "parent": parent}
+        return [Message(TcMessage, data) for data in self._dump(TcMessage, RTM_GETTFILTER, fields)]
+
+    def _dump(
+        self, kind: type, number: int, fields: dict[str, Any], attrs: Iterable[tuple[str, Any]] = ()
+    ) -> list[bytes]:
+        return self._rtnl.dump(_encode(kind(), number, 0, fields, attrs))
+
+    def nsid(self, pid: int) -> int:
+        """Return this namespace's id for the network namespace of ``pid``; -1: it has none."""
+        return self._nsid(("NETNSA_PID", pid))
+
+    def _nsid(self, holder: tuple[str, int]) -> int:
+        (reply,) = self._rtnl.request([_encode(nsidmsg(), RTM_GETNSID, 0, {}, [holder])])
+        if reply.errno:
+            raise OSError(reply.errno, os.strerror(reply.errno))
+        found = wire.find_attr(reply.messages[0], NSID_ATTRS, (NETNSA_NSID,))
+        return wire.get_s32(found) if found else -1
+
+    def living_nsids(self) -> set[int]:
+        """Return the ids of all network namespaces that a process is in or a mount holds."""
+        found = set()
+        for path in _netns_files():
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                continue  # the process has ended
+            try:
+                found.add(self._nsid(("NETNSA_FD", descriptor)))
+            except OSError:
+                continue  # a mount that is not a network namespace
+            finally:
+                os.close(descriptor)
+        return found
+
+    def route_to(self, entry: Route) -> int | None:
+        """Return the ifindex that a route which this one would clash with leads through, or None."""
+        (reply,) = self._rtnl.request([get_route(entry)])
+        if reply.errno or not reply.messages:
+            return None
+        message = rtmsg(reply.messages[0])
+        message.decode()
+        found = (message["dst_len"], message.get_attr("RTA_TABLE"), message.get_attr("RTA_PRIORITY") or 0)
+        oif: int | None = message.get_attr("RTA_OIF")
+        return oif if found == route_key(entry) else None
+
+
+class Lifeline:
+    """Tells a veth whose container has been killed from one that lives.
+
+    The kernel takes a network namespace apart some milliseconds after its last process. A veth whose peer is in a
+    namespace that nothing holds any more (no process, no mount) goes away by itself.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._living: set[int] | None = None
+
+    def is_dying(self, link: Link) -> bool:
+        """Say whether the device ``link`` is a veth that is going away."""
+        nsid = link.get("IFLA_LINK_NETNSID")
+        if link.kind != "veth" or nsid is None:
+            return False
+        if nsid < 0:  # NETNSA_NSID_NOT_ASSIGNED: the namespace's id is gone already
+            return True
+        if self._living is None:
+            self._living = self._kernel.living_nsids()
+        return nsid not in self._living

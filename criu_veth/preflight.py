@@ -1,0 +1,129 @@
+"""What can be known to fail, found before CRIU restores a byte: desired ends against this host, all faults together."""
+
+import time
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from criu_veth import netlink, wire
+from criu_veth.state import Veth
+
+#: How long a name may stay taken by the device of a container that is being killed, in seconds.
+DYING_WAIT = 2.0
+_POLL = 0.005
+
+
+class Findings(NamedTuple):
+    """``faults`` prevent the restore, ``warnings`` do not; ``bridges`` is what was seen of each bridge."""
+
+    faults: tuple[str, ...]
+    warnings: tuple[str, ...]
+    bridges: dict[str, netlink.BridgeFacts]
+
+
+def preflight(veths: tuple[Veth, ...], kernel: netlink.Kernel, *, wait: float = DYING_WAIT) -> Findings:
+    """Compare the desired ends with the host that ``kernel`` reads; ``wait`` seconds at most for dying devices."""
+    check = _Preflight(kernel)
+    for veth in veths:
+        check.master(veth)
+    check.names(veths, time.monotonic() + wait)
+    for veth in veths:
+        check.routes(veth)
+    return Findings(tuple(check.faults), tuple(dict.fromkeys(check.warnings)), check.bridges)
+
+
+def without_names(veth: Veth) -> Veth:
+    """Return ``veth`` with nothing that the device, while it lives, takes itself: its names and its routes."""
+    return replace(veth, outer=replace(veth.outer, ifname="", altnames=(), routes=()))
+
+
+class _Preflight:
+    def __init__(self, kernel: netlink.Kernel) -> None:
+        self._kernel = kernel
+        self.faults: list[str] = []
+        self.warnings: list[str] = []
+        self.bridges: dict[str, netlink.BridgeFacts] = {}
+        self._checked: dict[str, str | None] = {}
+
+    def master(self, veth: Veth) -> None:
+        """Check the device that the outer end becomes a port of."""
+        name, kind = veth.outer.master, veth.outer.master_kind or "bridge"
+        if name is None:
+            return
+        if name not in self._checked:
+            self._checked[name] = self._master_fault(name, kind)
+        fault = self._checked[name]
+        if fault:
+            remedy = ""
+            if veth.netns is not None and kind == "bridge":  # captured: it may be called differently here
+                remedy = f"; if it is called differently here, write in the mapping file: [remap] bridge = {{ {name} = "
+                remedy += '"..." }'
+            self.faults.append(f"veth {veth.inner}: {fault}{remedy}")
+        elif name in self.bridges and self.bridges[name].stp_state != bytes(4):
+            delay = wire.get_u32(self.bridges[name].forward_delay, 0) / 100
+            if delay:
+                self.warnings.append(
+                    f'veth {veth.inner}: bridge "{name}" has spanning tree on and a forward delay of {delay:g} s:'
+                    f" its port will be silent for {2 * delay:g} s after the restore"
+                )
+
+    def _master_fault(self, name: str, kind: str) -> str | None:
+        link = self._kernel.link(name)
+        if link is None:
+            there = sorted(found.ifname for found in self._kernel.links() if found.kind == kind)
+            has = f"it has {', '.join(there)}" if there else "it has none"
+            return f'{kind} "{name}" does not exist on this host ({has})'
+        if link.kind != kind:
+            return f'"{name}" is not a {kind} but {_a_kind(link)}'
+        if kind == "bridge":
+            data = link.info("IFLA_INFO_DATA")
+            self.bridges[name] = netlink.BridgeFacts(
+                stp_state=wire.u32(data.get_attr("IFLA_BR_STP_STATE") or 0),
+                forward_delay=wire.u32(data.get_attr("IFLA_BR_FORWARD_DELAY") or 0),
+            )
+        return None
+
+    def names(self, veths: tuple[Veth, ...], deadline: float) -> None:
+        """Find names that are taken; one that a dying device has is waited for."""
+        wanted = [(veth, name) for veth in veths for name in (veth.outer.ifname, *veth.outer.altnames) if name]
+        alive: netlink.Lifeline | None = None
+        while wanted:
+            taken = []
+            for veth, name in wanted:
+                link = self._kernel.link(name)
+                if link is None:
+                    continue
+                alive = alive or netlink.Lifeline(self._kernel)
+                if alive.is_dying(link):
+                    taken.append((veth, name))
+                else:
+                    self.faults.append(f"veth {veth.inner}: {_taken(name, link)}")
+            wanted = taken
+            if wanted and time.monotonic() > deadline:
+                for veth, name in wanted:
+                    self.faults.append(
+                        f'veth {veth.inner}: the name "{name}" is still taken by a device that is going away, after'
+                        f" {DYING_WAIT:g} s; try again"
+                    )
+                return
+            if wanted:
+                time.sleep(_POLL)
+
+    def routes(self, veth: Veth) -> None:
+        for route in veth.outer.routes:
+            index = self._kernel.route_to(route)
+            link = self._kernel.link_at(index) if index else None
+            if link is not None:
+                self.faults.append(
+                    f'veth {veth.inner}: there is a route to {route.dst} already, through "{link.ifname}"; delete it:'
+                    f" ip route del {route.dst} dev {link.ifname}"
+                )
+
+
+def _a_kind(link: netlink.Link) -> str:
+    return f"a {link.kind} device" if link.kind else "a device of another kind"
+
+
+def _taken(name: str, link: netlink.Link) -> str:
+    also = "" if link.ifname == name else f' (an alternative name of "{link.ifname}")'
+    return f'the name "{name}" is taken by {_a_kind(link)}{also}; delete or rename it, or choose another outer name'

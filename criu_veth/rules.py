@@ -1,0 +1,195 @@
+"""The kernel's rules for names, addresses and numbers, as checks that return what is wrong (or None).
+
+Pure. Sources: ``dev_valid_name()`` and ``dev_alloc_altname`` (net/core/dev.c), ``is_valid_ether_addr()``
+(linux/etherdevice.h), ``ETH_MIN_MTU``/``ETH_MAX_MTU`` (linux/if_ether.h), IFALIASZ and ALTIFNAMSIZ (linux/if.h).
+"""
+
+import _socket
+
+IFNAMSIZ = 16
+ALTIFNAMSIZ = 128
+IFALIASZ = 256
+MTU_MIN, MTU_MAX = 68, 65535
+AF_INET, AF_INET6 = 2, 10
+
+#: First part of a ``sysctl`` key, to the directory below ``/proc/sys/net`` that has one folder a device.
+SYSCTL_DIRECTORIES = {
+    ("ipv4",): "ipv4/conf",
+    ("ipv6",): "ipv6/conf",
+    ("mpls",): "mpls/conf",
+    ("ipv4", "neigh"): "ipv4/neigh",
+    ("ipv6", "neigh"): "ipv6/neigh",
+}
+
+
+def _name_fault(name: str, size: int, what: str) -> str | None:
+    if not name:
+        return f"{what} is empty"
+    if len(name.encode("utf-8", "surrogatepass")) >= size:
+        return f"{name!r} is {len(name.encode('utf-8', 'surrogatepass'))} bytes long; {what} has at most {size - 1}"
+    if name in (".", ".."):
+        return f"{name!r} is not {what}"
+    for character in name:
+        # The kernel's isspace() looks at bytes and takes 0xa0 for a space, even within a character of UTF-8.
+        if character in "/\0 \t\n\v\f\r" or b"\xa0" in character.encode("utf-8", "surrogatepass"):
+            return f"{name!r} has {character!r} in it, which no {what.removeprefix('an ').removeprefix('a ')} may"
+    return None
+
+
+def ifname_fault(name: str) -> str | None:
+    """Say why the kernel would refuse ``name`` for a device."""
+    if ":" in name:
+        return f"{name!r} has ':' in it, which no interface name may"
+    if "%" in name:
+        return f"{name!r} has '%' in it, which the kernel takes for a pattern"
+    if name in ("all", "default"):
+        return f"{name!r} is no interface name: /proc/sys/net has directories of that name which are no interface's"
+    return _name_fault(name, IFNAMSIZ, "an interface name")
+
+
+def altname_fault(name: str) -> str | None:
+    """Say why the kernel would refuse ``name`` as an alternative name."""
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if not size:
+        return "an alternative name is empty"
+    if size >= ALTIFNAMSIZ:
+        return f"{name!r} is {size} bytes long; an alternative name has at most {ALTIFNAMSIZ - 1}"
+    return f"{name!r} has a NUL in it" if "\0" in name else None
+
+
+def alias_fault(alias: str) -> str | None:
+    """Say why the kernel would refuse ``alias``."""
+    size = len(alias.encode("utf-8", "surrogatepass"))
+    if size >= IFALIASZ:
+        return f"the alias is {size} bytes long; the kernel takes at most {IFALIASZ - 1}"
+    if "\0" in alias or "\n" in alias:
+        return "an alias has no line break and no NUL in it"
+    return None
+
+
+def mac_fault(mac: str) -> str | None:
+    """Say why ``mac`` cannot be the hardware address of a veth."""
+    parts = mac.split(":")
+    hexadecimal = "0123456789abcdefABCDEF"
+    if len(parts) != 6 or any(len(p) != 2 or p[0] not in hexadecimal or p[1] not in hexadecimal for p in parts):
+        return f"{mac!r} is not a MAC address (six pairs of hexadecimal digits with colons between)"
+    if int(parts[0], 16) & 1:
+        return f"{mac!r} is a multicast address; the first byte of a device's own is even"
+    if all(p == "00" for p in parts):
+        return f"{mac!r} is all zeros; the kernel refuses it"
+    return None
+
+
+def mtu_fault(mtu: int) -> str | None:
+    """Say why ``mtu`` (bytes) cannot be the MTU of a veth."""
+    if not MTU_MIN <= mtu <= MTU_MAX:
+        return f"{mtu} is not an MTU that a veth takes ({MTU_MIN} to {MTU_MAX})"
+    return None
+
+
+def u32_fault(value: int) -> str | None:
+    """Say why ``value`` does not fit an unsigned 32-bit attribute."""
+    return None if 0 <= value < 1 << 32 else f"{value} is not between 0 and {(1 << 32) - 1}"
+
+
+def sysctl_path(key: str, ifname: str) -> str:
+    """Return the path below ``/proc/sys/net`` of a per-device ``key`` such as ``ipv4.proxy_arp`` or
+    ``ipv6.neigh.retrans_time``.
+
+    Raises ValueError that says what is wrong with the key.
+    """
+    *family, leaf = key.split(".")
+    directory = SYSCTL_DIRECTORIES.get(tuple(family))
+    if directory is None or not leaf or leaf.strip("abcdefghijklmnopqrstuvwxyz0123456789_-"):
+        raise ValueError(
+            f"{key!r} is not a per-device sysctl; these are: ipv4.NAME, ipv6.NAME, mpls.NAME, ipv4.neigh.NAME,"
+            f" ipv6.neigh.NAME"
+        )
+    return f"{directory}/{ifname}/{leaf}"
+
+
+def family_of(address: str) -> int:
+    """Return AF_INET or AF_INET6 of an address without a prefix length."""
+    return AF_INET6 if ":" in address else AF_INET
+
+
+def family_name(address: str) -> str:
+    """Return ``inet`` or ``inet6`` of an address, as ``ip -j`` calls them."""
+    return "inet6" if ":" in address else "inet"
+
+
+def route_scope(family: str, has_gateway: bool) -> int:
+    """Return the scope ``ip route`` gives a unicast route: link for an IPv4 destination without a gateway."""
+    return 253 if family == "inet" and not has_gateway else 0
+
+
+def link_local(mac: str) -> str:
+    """Return the link-local IPv6 address that the kernel makes of a MAC address (RFC 4291, modified EUI-64)."""
+    octets = [int(part, 16) for part in mac.split(":")]
+    packed = bytes([0xFE, 0x80, *[0] * 6, octets[0] ^ 2, *octets[1:3], 0xFF, 0xFE, *octets[3:]])
+    return _socket.inet_ntop(AF_INET6, packed)
+
+
+def parse_address(text: str) -> str:
+    """Normalise an IP address.
+
+    Raises ValueError.
+    """
+    family = family_of(text)
+    try:
+        return _socket.inet_ntop(family, _socket.inet_pton(family, text))
+    except (OSError, ValueError, UnicodeError):
+        raise ValueError(f"{text!r} is not an IP address") from None
+
+
+def parse_interface(text: str) -> tuple[str, int]:
+    """Split ``10.0.0.2/24`` into a normalised address and a prefix length; without one, the address stands alone.
+
+    Raises ValueError.
+    """
+    address, slash, length = text.partition("/")
+    address = parse_address(address)
+    longest = 128 if family_of(address) == AF_INET6 else 32
+    if not slash:
+        return address, longest
+    if not (length.isascii() and length.isdecimal() and int(length) <= longest):
+        raise ValueError(f"{text!r}: the prefix length is a number from 0 to {longest}")
+    return address, int(length)
+
+
+def parse_network(text: str) -> tuple[str, int]:
+    """Split a destination such as ``10.99.0.0/24`` and refuse bits behind the prefix, as the kernel does.
+
+    Raises ValueError.
+    """
+    address, length = parse_interface(text)
+    family = family_of(address)
+    packed = int.from_bytes(_socket.inet_pton(family, address), "big")
+    bits = 128 if family == AF_INET6 else 32
+    if packed & ((1 << (bits - length)) - 1):
+        network = (packed >> (bits - length)) << (bits - length)
+        name = _socket.inet_ntop(family, network.to_bytes(bits // 8, "big"))
+        raise ValueError(f"{text!r} has bits set behind its prefix; the network is {name}/{length}")
+    return address, length
+
+
+_TC_NAMES = {0: "none", 0xFFFFFFFF: "root", 0xFFFFFFF1: "ingress"}
+
+
+def tc_text(number: int) -> str:
+    """Write a qdisc's or class's handle as ``tc`` does: ``1:``, ``1:10``, ``root``, ``ingress``, ``none``."""
+    if number in _TC_NAMES:
+        return _TC_NAMES[number]
+    return f"{number >> 16:x}:{number & 0xFFFF:x}".removesuffix(":0") + ("" if number & 0xFFFF else ":")
+
+
+def tc_number(text: str) -> int:
+    """Read what `tc_text` writes.
+
+    Raises ValueError.
+    """
+    for number, name in _TC_NAMES.items():
+        if text == name:
+            return number
+    major, _, minor = text.partition(":")
+    return int(major, 16) << 16 | int(minor or "0", 16)

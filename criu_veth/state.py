@@ -1,0 +1,389 @@
+"""What is known of a veth: the types of a capture and of what a restore should make, and the state file.
+
+A field that is None, or an empty array or table, was not captured or is not asked for: the kernel's own stays.
+Times are seconds, sizes bytes, MAC addresses text with colons. Names follow ``ip -j -d`` and ``bridge -j -d``
+where those have one; numbers without a name (protocols, scopes, tables, types) are the kernel's.
+"""
+
+import os
+import stat
+from typing import Annotated, Any
+
+import msgspec
+
+from criu_veth import paths, rules
+from criu_veth.errors import InputError
+
+SCHEMA_VERSION = 1
+MAX_SIZE = 32 << 20
+
+Text = Annotated[str, msgspec.Meta(max_length=4096)]
+U32 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
+#: Milliseconds would be finer than what the kernel reports; None: for ever.
+Seconds = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)] | None
+
+
+class Data(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Base of all of these types: immutable, keyword-only, strict when read."""
+
+
+class Address(Data, frozen=True, kw_only=True):
+    """An IP address of a device: ``address`` with its prefix length (``10.0.0.2/24``).
+
+    ``flags`` are ``IFA_F_*`` in lower case; ``peer`` is the other end of a point-to-point address.
+    """
+
+    address: Text
+    peer: Text = ""
+    broadcast: Text = ""
+    label: Text = ""
+    scope: U32 = 0
+    flags: tuple[str, ...] = ()
+    valid: Seconds = None
+    preferred: Seconds = None
+    metric: U32 = 0
+    protocol: U32 = 0
+
+
+class Route(Data, frozen=True, kw_only=True):
+    """A route through a device.
+
+    ``dst`` is ``default`` or a network with its prefix length, ``family`` ``inet`` or ``inet6``, ``metrics`` are
+    ``RTAX_*`` in lower case. A ``scope`` of None is the one that ``ip route`` would choose.
+    """
+
+    dst: Text
+    family: Text
+    via: Text = ""
+    src: Text = ""
+    metric: U32 = 0
+    table: U32 = 254
+    scope: U32 | None = None
+    protocol: U32 = 4
+    type: U32 = 1
+    tos: U32 = 0
+    onlink: bool = False
+    pref: U32 | None = None
+    metrics: dict[str, U32] = {}
+
+
+class Rule(Data, frozen=True, kw_only=True):
+    """A policy routing rule that names the device, as ``iif`` or ``oif``."""
+
+    family: Text
+    priority: U32
+    table: U32 = 0
+    action: U32 = 1
+    flags: U32 = 0
+    tos: U32 = 0
+    iif: Text = ""
+    oif: Text = ""
+    src: Text = ""
+    dst: Text = ""
+    fwmark: U32 | None = None
+    fwmask: U32 | None = None
+    goto: U32 | None = None
+    protocol: U32 | None = None
+    ip_proto: U32 | None = None
+    sport: Text = ""
+    dport: Text = ""
+    uid_range: Text = ""
+    suppress_prefixlength: U32 | None = None
+    suppress_ifgroup: U32 | None = None
+
+
+class Neighbour(Data, frozen=True, kw_only=True):
+    """A permanent neighbour, or a proxy entry (which has no ``lladdr``)."""
+
+    dst: Text
+    lladdr: Text = ""
+    proxy: bool = False
+    router: bool = False
+
+
+class FdbEntry(Data, frozen=True, kw_only=True):
+    """A forwarding entry of the bridge that leads to the port and was not learnt.
+
+    ``state`` is ``static`` or ``permanent``; ``flags`` are ``sticky`` and ``extern_learn``.
+    """
+
+    mac: Text
+    vlan: U32 = 0
+    state: Text = "static"
+    flags: tuple[str, ...] = ()
+
+
+class Qdisc(Data, frozen=True, kw_only=True):
+    """A queueing discipline.
+
+    ``handle`` and ``parent`` are written as ``tc`` does; ``options`` is TCA_OPTIONS in hexadecimal.
+    """
+
+    kind: Text
+    handle: Text
+    parent: Text
+    options: str = ""
+
+
+class TcClass(Data, frozen=True, kw_only=True):
+    """A traffic class; fields as those of `Qdisc`."""
+
+    kind: Text
+    handle: Text
+    parent: Text
+    options: str = ""
+
+
+class Filter(Data, frozen=True, kw_only=True):
+    """A traffic filter; ``protocol`` is the ethertype, ``handle`` the kernel's number, the rest as in `Qdisc`."""
+
+    kind: Text
+    parent: Text
+    priority: U32
+    protocol: U32
+    handle: U32 = 0
+    chain: U32 = 0
+    options: str = ""
+
+
+class End(Data, frozen=True, kw_only=True):
+    """What both ends of a veth have."""
+
+    ifname: Text
+    mac: Text | None = None
+    mtu: U32 | None = None
+    txqueuelen: U32 | None = None
+    group: U32 | None = None
+    alias: Text | None = None
+    altnames: tuple[Text, ...] = ()
+    up: bool | None = None
+    arp: bool | None = None
+    promisc: bool | None = None
+    allmulti: bool | None = None
+    num_tx_queues: U32 | None = None
+    num_rx_queues: U32 | None = None
+    gso_max_size: U32 | None = None
+    gso_max_segs: U32 | None = None
+    gro_max_size: U32 | None = None
+    addresses: tuple[Address, ...] = ()
+    routes: tuple[Route, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+    sysctl: dict[str, Text] = {}
+    features_off: tuple[Text, ...] = ()
+
+
+class Outer(End, frozen=True, kw_only=True):
+    """The outer end, in the host's network namespace.
+
+    ``master`` is the device that it is a port of, ``master_kind`` that device's kind; ``port`` has the bridge port's
+    attributes by the names of ``bridge link set``.
+    """
+
+    master: Text | None = None
+    master_kind: Text | None = None
+    port: dict[str, U32] = {}
+    backup_port: Text | None = None
+    fdb: tuple[FdbEntry, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    qdiscs: tuple[Qdisc, ...] = ()
+    classes: tuple[TcClass, ...] = ()
+    filters: tuple[Filter, ...] = ()
+
+
+class Inner(End, frozen=True, kw_only=True):
+    """The inner end, in the container's network namespace."""
+
+    ifindex: U32 | None = None
+
+
+class CapturedVeth(Data, frozen=True, kw_only=True):
+    """One pair, as it was at the dump."""
+
+    inner: Inner
+    outer: Outer
+
+
+class Host(Data, frozen=True, kw_only=True):
+    """Where and with what a capture was made; ``created`` in UTC, ISO 8601."""
+
+    hostname: Text
+    kernel: Text
+    criu_veth: Text
+    created: Text
+
+
+class State(Data, frozen=True, kw_only=True):
+    """A container's network as it was at the dump: what ``criu-veth.json`` in an image directory holds.
+
+    ``notes`` name what was seen and not touched, ``warnings`` what was in use and cannot be put back.
+    """
+
+    version: int
+    host: Host
+    veths: tuple[CapturedVeth, ...] = ()
+    notes: tuple[Text, ...] = ()
+    warnings: tuple[Text, ...] = ()
+
+
+class Veth(Data, frozen=True, kw_only=True):
+    """One pair as a restore should leave it.
+
+    ``inner`` is the inner end's name, ``netns`` what it should have where CRIU does not bring it back, and ``where``
+    the entry of the mapping file or state file that this comes from, for messages.
+    """
+
+    inner: str
+    outer: Outer
+    netns: Inner | None = None
+    announce: bool = True
+    where: str = ""
+
+
+class _Version(msgspec.Struct):
+    version: int
+
+
+def encode(state: State) -> bytes:
+    """Return the state file's bytes: indented JSON in the order of the fields, defaults left out."""
+    return msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n"
+
+
+def write(state: State, path: str) -> None:
+    """Write a state file whole or not at all: temporary file, fsync, rename; links are not followed.
+
+    Raises OSError.
+    """
+    directory, _, name = path.rpartition("/")
+    temporary = f"{directory or '.'}/.{name}.{os.getpid()}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(encode(state))
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    parent = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+def read(path: str) -> State:
+    """Read and check a state file. It is data that may come from anywhere: bounded, strict, links not followed.
+
+    Raises InputError that says where it is wrong.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        what = "is a symbolic link" if os.path.islink(path) else f"cannot be read: {error.strerror}"
+        raise InputError(f"{path}: the state file {what}") from None
+    with os.fdopen(descriptor, "rb") as stream:
+        info = os.fstat(stream.fileno())
+        if not stat.S_ISREG(info.st_mode):
+            raise InputError(f"{path}: the state file is not a regular file")
+        if info.st_size > MAX_SIZE:
+            raise InputError(f"{path}: the state file is {info.st_size} bytes long; {MAX_SIZE} is the most it can be")
+        return parse(stream.read(MAX_SIZE + 1), path)
+
+
+def parse(data: bytes, path: str) -> State:
+    """Check the bytes of a state file; ``path`` is only for messages.
+
+    Raises InputError.
+    """
+    try:
+        version = msgspec.json.decode(data, type=_Version).version
+        if version > SCHEMA_VERSION:
+            raise InputError(
+                f"{path}: is of version {version}, and this criu-veth knows up to {SCHEMA_VERSION}: install the"
+                f" criu-veth that made the dump, or a newer one"
+            )
+        state = msgspec.json.decode(data, type=State)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at ")
+        key = where.strip("`").removeprefix("$").removeprefix(".")
+        raise InputError(f"{path}: {key + ': ' if key else ''}{what}") from None
+    except msgspec.DecodeError as error:
+        raise InputError(f"{path}: is damaged: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path}: is damaged: nested too deeply") from None
+    faults = list(_faults(state))
+    if faults:
+        raise InputError(*(f"{path}: {fault}" for fault in faults))
+    return state
+
+
+def _faults(state: State) -> list[str]:
+    """Find the values that no kernel would have reported, and names that clash."""
+    faults: list[str] = []
+    seen: dict[str, str] = {}
+    for number, veth in enumerate(state.veths):
+        for side, end in (("inner", veth.inner), ("outer", veth.outer)):
+            where = f"veths[{number}].{side}"
+            faults += [f"{where}.{fault}" for fault in _end_faults(end)]
+            if f"{side} {end.ifname}" in seen:
+                faults.append(f'{where}.ifname: "{end.ifname}" is the name of {seen[f"{side} {end.ifname}"]} too')
+            seen.setdefault(f"{side} {end.ifname}", where)
+        outer = veth.outer
+        if outer.master is not None and (fault := rules.ifname_fault(outer.master)):
+            faults.append(f"veths[{number}].outer.master: {fault}")
+    return faults
+
+
+def _end_faults(end: End) -> list[str]:
+    checks: list[tuple[str, str | None]] = [("ifname", rules.ifname_fault(end.ifname))]
+    if end.mac is not None:
+        checks.append(("mac", rules.mac_fault(end.mac)))
+    if end.mtu is not None:
+        checks.append(("mtu", rules.mtu_fault(end.mtu)))
+    if end.alias is not None:
+        checks.append(("alias", rules.alias_fault(end.alias)))
+    checks += [(f"altnames[{number}]", rules.altname_fault(name)) for number, name in enumerate(end.altnames)]
+    checks += [(f"addresses[{number}]", _address_fault(entry)) for number, entry in enumerate(end.addresses)]
+    checks += [(f"routes[{number}]", _route_fault(entry)) for number, entry in enumerate(end.routes)]
+    checks += [("sysctl", _sysctl_fault(key)) for key in end.sysctl]
+    return [f"{key}: {fault}" for key, fault in checks if fault]
+
+
+def _sysctl_fault(key: str) -> str | None:
+    try:
+        rules.sysctl_path(key, "lo")
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _address_fault(entry: Address) -> str | None:
+    try:
+        rules.parse_interface(entry.address)
+        for address in filter(None, (entry.peer, entry.broadcast)):
+            rules.parse_address(address)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _route_fault(entry: Route) -> str | None:
+    try:
+        if entry.dst != "default":
+            rules.parse_interface(entry.dst)
+        for address in filter(None, (entry.via, entry.src)):
+            rules.parse_address(address)
+    except ValueError as error:
+        return str(error)
+    return None if entry.family in {"inet", "inet6"} else f"{entry.family!r} is not inet or inet6"
+
+
+def path_in(image_dir: str) -> str:
+    """Return where the state file of an image directory is."""
+    return f"{image_dir}/{paths.STATE_NAME}"
+
+
+def as_builtins(value: Any) -> Any:
+    """Return ``value`` as dicts, lists and scalars, defaults left out."""
+    return msgspec.to_builtins(value)

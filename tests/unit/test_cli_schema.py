@@ -1,0 +1,124 @@
+"""``criu-veth schema``."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from criu_veth import config, rules
+from criu_veth.cli.app import app
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    shown = CliRunner().invoke(app, ["schema"])
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    made: dict[str, Any] = json.loads(shown.stdout)
+    return made
+
+
+def test_it_is_of_the_mapping_file(schema: dict[str, Any]) -> None:
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema["$ref"] == "#/$defs/File"
+    tables = {one.__name__ for one in config.Table.__subclasses__()}
+    assert set(schema["$defs"]) == tables
+
+
+def test_it_has_every_key_and_says_what_it_means(schema: dict[str, Any]) -> None:
+    for table in config.Table.__subclasses__():
+        described = schema["$defs"][table.__name__]
+        assert list(described["properties"]) == [field.name for field in msgspec.structs.fields(table)]
+        assert described["additionalProperties"] is False
+        for key, value in described["properties"].items():
+            assert value.get("description"), f"no description of {table.__name__}.{key} in criu_veth/cli/jsonschema.py"
+
+
+def test_toml_has_no_null(schema: dict[str, Any]) -> None:
+    assert "null" not in json.dumps(schema)
+    assert "default" not in schema["$defs"]["VethTable"]["properties"]["mtu"]
+
+
+def test_numbers_have_their_ranges(schema: dict[str, Any]) -> None:
+    veth, port = schema["$defs"]["VethTable"]["properties"], schema["$defs"]["Port"]["properties"]
+
+    assert (veth["mtu"]["minimum"], veth["mtu"]["maximum"]) == (68, 65535)
+    for flag, (low, high) in config.PORT_RANGES.items():
+        assert (port[flag]["type"], port[flag]["minimum"], port[flag]["maximum"]) == ("integer", low, high)
+    assert port["hairpin"]["type"] == "boolean"
+
+
+NAMES = [
+    "eth0",
+    "a.b",
+    "...",
+    "ü",
+    "x" * 15,
+    "x" * 16,
+    "",
+    ".",
+    "..",
+    "a/b",
+    "a b",
+    "a\tb",
+    "a\u00a0b",
+    "a:b",
+    "a%d",
+    "a@b",
+    "all",
+    "default",
+    "allx",
+]
+
+
+def test_patterns_say_what_the_checks_say(schema: dict[str, Any]) -> None:
+    veth = schema["$defs"]["VethTable"]["properties"]
+    for name in NAMES:
+        wanted = rules.ifname_fault(name) is None
+        assert bool(re.search(veth["inner"]["pattern"], name)) == wanted, name
+        assert bool(re.search(veth["bridge"]["pattern"], name)) == wanted, name
+        if len(name) < 16:  # a template may be longer than what it becomes
+            assert bool(re.search(veth["outer"]["pattern"], name)) == wanted, name
+        altname = veth["altnames"]["items"]["pattern"]
+        assert bool(re.search(altname, name)) == (rules.altname_fault(name) is None), name
+    for mac in ("02:00:00:00:00:01", "FE:FF:ff:ff:ff:ff", "01:00:00:00:00:00", "2:0:0:0:0:1", "02-00-00-00-00-01"):
+        assert bool(re.search(veth["mac"]["pattern"], mac)) == (rules.mac_fault(mac) is None), mac
+
+
+@pytest.mark.parametrize(
+    ("outer", "good"),
+    [("{inner}", True), ("v-{hostname}-{image}", True), ("{nope}", False), ("{inner", False), ("a}", False)],
+)
+def test_placeholders(schema: dict[str, Any], outer: str, good: bool) -> None:
+    pattern = schema["$defs"]["Defaults"]["properties"]["outer"]["pattern"]
+
+    assert bool(re.search(pattern, outer)) == good
+
+
+@pytest.mark.parametrize(
+    "text", ["veth[eth0]:web0@br0", "veth[eth0]:web0", "eth0:web0@br0", "eth0:web0", "eth0=web0@br0", "eth0=web0"]
+)
+def test_every_short_form_is_allowed(schema: dict[str, Any], text: str) -> None:
+    pattern = schema["$defs"]["File"]["properties"]["mappings"]["items"]["pattern"]
+
+    assert re.search(pattern, text)
+    assert config.split_mapping(text) is not None
+    assert not re.search(pattern, "eth0")
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["ipv4.proxy_arp", "ipv6.neigh.retrans_time_ms", "mpls.input", "../x", "ipv4.", "net.x", "ipv4.a.b", "ipv4.A"],
+)
+def test_sysctl_keys(schema: dict[str, Any], key: str) -> None:
+    pattern = schema["$defs"]["VethTable"]["properties"]["sysctl"]["propertyNames"]["pattern"]
+    try:
+        rules.sysctl_path(key, "web0")
+    except ValueError:
+        assert not re.search(pattern, key)
+    else:
+        assert re.search(pattern, key)
