@@ -6,8 +6,26 @@ import errno
 from collections.abc import Callable
 from typing import Any
 
-from criu_veth import actions, netlink, plan, rules, wire
-from criu_veth.execute import FIRST_SLOT, HOST, INDEX, INNER, NETLINK, QUERY, REFUSE, SLOT_OWN_PID, SYSCTL
+from criu_veth import actions, netlink, plan, rules, way, wire
+from criu_veth.execute import (
+    ANNOUNCE,
+    FIRST_SLOT,
+    GROUP,
+    HOST,
+    HOST_GENERIC,
+    INDEX,
+    INNER,
+    INNER_GENERIC,
+    JOURNAL,
+    NETLINK,
+    PRESENT,
+    QUERY,
+    REFUSE,
+    SETTLE,
+    SLOT_INIT_PID,
+    SLOT_OWN_PID,
+    SYSCTL,
+)
 from criu_veth.plan import Plan
 from criu_veth.state import Route, Veth
 
@@ -41,20 +59,152 @@ def assemble(made: Plan, unexplained: str | None = None) -> dict[str, tuple[int,
     out = {}
     for action in actions.RESTORE_STAGES:
         operations = made.operations.get(action, ())
-        if operations:
-            out[action] = _assemble_action(made.veths, operations)
+        if not operations:
+            continue
+        touched = {operation.inner for operation in operations}
+        veths = tuple(veth for veth in made.veths if veth.inner in touched)
+        slots = _Slots()
+        if action == actions.POST_RESTORE:
+            listed = _finish(veths, operations, made, slots)
+        else:
+            listed = _make(veths, operations, slots)
+        out[action] = (slots.count, tuple(listed))
+    if not made.veths:  # what is not mapped is named all the same
+        slots = _Slots()
+        index, _, _ = _find_ends((), slots)
+        out[actions.POST_RESTORE] = (slots.count, (index,))
     return out
 
 
-def _assemble_action(veths: tuple[Veth, ...], operations: tuple[plan.Operation, ...]) -> tuple[int, Tuple]:
-    slots = _Slots()
-    listed = _find_ends(veths, slots)
+def _finish(veths: tuple[Veth, ...], operations: tuple[plan.Operation, ...], made: Plan, slots: _Slots) -> list[Tuple]:
+    """Find both ends of every pair, and give the outer one what it should have."""
+    index, nsid, outer = _find_ends(veths, slots)
     masters = {o.master: o.master_kind for o in operations if isinstance(o, plan.Attach)}
-    listed += [_find_master(name, kind, slots) for name, kind in masters.items()]
-    backups = dict.fromkeys(o.backup_port for o in operations if isinstance(o, plan.SetBackupPort))
-    listed += [_find_device(name, slots) for name in backups if name not in masters]
-    listed += [_ASSEMBLERS[type(operation)](operation, slots) for operation in operations]
-    return slots.count, tuple(listed)
+    listed = [index, nsid, *(_find_master(name, kind, slots) for name, kind in masters.items())]
+    for veth in veths:
+        if veth.inner in outer:
+            listed += _unless_adopted(veth, [outer[veth.inner]])
+    by_inner = _by_inner(operations)
+    for veth in veths:
+        mine = [_assemble(o, slots) for o in by_inner[veth.inner] if not isinstance(o, _TOGETHER)]
+        listed += _unless_adopted(veth, mine)
+    for veth in veths:  # a backup port has to be one: it may be another veth of this container
+        for operation in by_inner[veth.inner]:
+            if isinstance(operation, plan.SetBackupPort):
+                find = _find_device(operation.backup_port, slots)
+                listed += _unless_adopted(veth, [find, _assemble(operation, slots)])
+    announced = [veth for veth in veths if any(isinstance(o, plan.Announce) for o in by_inner[veth.inner])]
+    return listed + _announce(announced, made, slots)
+
+
+#: What is done once all ends are ports and up.
+_TOGETHER = (plan.Announce, plan.SetBackupPort)
+
+
+def _by_inner(operations: tuple[plan.Operation, ...]) -> dict[str, list[plan.Operation]]:
+    found: dict[str, list[plan.Operation]] = {}
+    for operation in operations:
+        found.setdefault(operation.inner, []).append(operation)
+    return found
+
+
+def _announce(veths: list[Veth], made: Plan, slots: _Slots) -> list[Tuple]:
+    """Announce all of these ends, at last and together: they have to come up first."""
+    if not veths:
+        return []
+    devices = tuple(
+        (slots("inner", veth.inner), slots("outer", veth.inner) if veth.kind == "veth" else None) for veth in veths
+    )
+    requests = (netlink.dump_links(), netlink.dump_addresses4(), netlink.dump_addresses6())
+    text = "container announced, frames: %d"
+    return [(ANNOUNCE, devices, requests, netlink.get_link(), made.repeat, made.interval, text)]
+
+
+def _unless_adopted(veth: Veth, operations: list[Tuple]) -> list[Tuple]:
+    """Leave a device alone that somebody else made, unless the mapping file names it."""
+    if veth.explicit or veth.mode == way.EXTERNAL:
+        return operations
+    return [(GROUP, _name_bytes(veth), tuple(operations))]
+
+
+def _name_bytes(veth: Veth) -> bytes:
+    return veth.inner.encode() + b"\0"
+
+
+def _make(veths: tuple[Veth, ...], operations: tuple[plan.Operation, ...], slots: _Slots) -> list[Tuple]:
+    """Make the devices that are not there, then give the inner ends what they should have."""
+    making = (plan.MakePair, plan.MakeDevice)
+    made_here = {operation.inner for operation in operations if isinstance(operation, making)}
+    inside = [veth for veth in veths if not veth.ready and veth.inner in made_here]
+    by_inner = _by_inner(operations)
+    settle = [veth for veth in veths if any(isinstance(o, plan.SettleTentative) for o in by_inner[veth.inner])]
+    if not made_here:
+        return _settle(settle, slots)
+    unknown = any(veth.mode == way.UNKNOWN for veth in inside)
+    present: Tuple = (
+        PRESENT,
+        INNER,
+        netlink.dump_links(),
+        netlink.LINK_ATTRS,
+        (netlink.IFLA_IFNAME,),
+        tuple(_name_bytes(veth) for veth in inside),
+        not unknown,
+        "%s: is there already, made by somebody else: adopted",
+    )
+    parents = dict.fromkeys(o.parent for o in operations if isinstance(o, plan.MakeDevice))
+    ready = tuple(f"link {veth.ready}" for veth in veths if veth.ready)
+    listed = [present] if inside else []
+    listed += [_find_device(name, slots) for name in parents]
+    listed += [(JOURNAL, ready)] if ready else []
+    for veth in veths:
+        made = [_assemble(o, slots) for o in by_inner[veth.inner] if isinstance(o, making)]
+        listed.append((GROUP, _name_bytes(veth), tuple(made)))
+    if not inside:
+        return listed
+    loopback = next(o for o in operations if isinstance(o, plan.SetLoopbackUp))
+    listed += [_index_inner(inside, slots), _assemble(loopback, slots)]
+    apart = (*making, plan.SetLoopbackUp, plan.SettleTentative)
+    for veth in inside:
+        rest = [_assemble(o, slots) for o in by_inner[veth.inner] if not isinstance(o, apart)]
+        listed.append((GROUP, _name_bytes(veth), tuple(rest)))
+    return listed + _settle(settle, slots)
+
+
+def _settle(veths: list[Veth], slots: _Slots) -> list[Tuple]:
+    """Make the IPv6 addresses of these inner ends usable: all of them in one batch."""
+    if not veths:
+        return []
+    devices = tuple((slots("inner", veth.inner), veth.inner) for veth in veths)
+    addresses = (
+        netlink.dump_addresses6(),
+        netlink.ADDRESS_ATTRS,
+        netlink.IFA_FLAGS,
+        netlink.ADDRESS_FLAGS_OFFSET,
+        netlink.IFA_F_TENTATIVE,
+        netlink.IFA_F_DADFAILED,
+        netlink.IFA_F_NODAD,
+        netlink.IFA_ADDRESS,
+        netlink.RTM_DELADDR,
+    )
+    routes = (netlink.dump_routes6(), netlink.ROUTE_ATTRS, netlink.RTA_PREFSRC)
+    return [
+        _index_inner(veths, slots, always=True),
+        (SETTLE, INNER, devices, addresses, routes, "%s: IPv6 addresses usable at once: %d"),
+    ]
+
+
+def _index_inner(veths: list[Veth], slots: _Slots, *, always: bool = False) -> Tuple:
+    wanted = []
+    for veth in veths:
+        binds = ((slots("inner", veth.inner), _AT_INDEX), (slots("inner flags", veth.inner), _FLAGS_OFFSET))
+        wanted.append((_name_bytes(veth), binds, (), _missing(veth), always))
+    loopback = ((slots("inner", "lo"), _AT_INDEX), (slots("inner flags", "lo"), _FLAGS_OFFSET))
+    wanted.append((b"lo\0", loopback, (), "the container has no lo", True))
+    return (INDEX, INNER, netlink.dump_links(), netlink.LINK_ATTRS, (netlink.IFLA_IFNAME,), tuple(wanted), ())
+
+
+def _assemble(operation: plan.Operation, slots: _Slots) -> Tuple:
+    return _ASSEMBLERS[type(operation)](operation, slots)
 
 
 def _refuse_veths(why: str) -> Tuple:
@@ -73,19 +223,25 @@ def _refuse_veths(why: str) -> Tuple:
     )
 
 
-def _find_ends(veths: tuple[Veth, ...], slots: _Slots) -> list[Tuple]:
-    """Find the inner ends by name, and each outer end by following the inner end's peer, whatever it is called."""
-    wanted = []
+def _find_ends(veths: tuple[Veth, ...], slots: _Slots) -> tuple[Tuple, Tuple, dict[str, Tuple]]:
+    """Find the inner ends by name, and each outer end by following the inner end's peer, whatever it is called.
+
+    The last part of the result gives the operation that finds an outer end, by its inner end's name.
+    """
+    wanted: list[Tuple] = []
     for veth in veths:
-        binds = (
+        binds: Tuple = (
             (slots("inner", veth.inner), _AT_INDEX),
             (slots("peer", veth.inner), (netlink.IFLA_LINK,)),
             (slots("peer netns", veth.inner), (netlink.IFLA_LINK_NETNSID,)),
         )
-        missing = f"veth {veth.inner}: the container has no device of that name ({veth.where})"
+        missing = _missing(veth)
+        if veth.kind != "veth":
+            wanted.append((_name_bytes(veth), binds[:1], (), missing, veth.explicit))
+            continue
         other = f'veth {veth.inner}: the container\'s "{veth.inner}" is no veth ({veth.where})'
         expects = (((netlink.LINK_ATTRS, netlink.INFO_KIND), b"veth\0", other),)
-        wanted.append((veth.inner.encode() + b"\0", binds, expects, missing))
+        wanted.append((_name_bytes(veth), binds, expects, missing, veth.explicit))
     stray = "%s: left alone, no mapping names it"
     index: Tuple = (
         INDEX,
@@ -106,8 +262,8 @@ def _find_ends(veths: tuple[Veth, ...], slots: _Slots) -> list[Tuple]:
         (),
         "cannot tell the host's network namespace",
     )
-    outer = [
-        (
+    outer = {
+        veth.inner: (
             QUERY,
             HOST,
             netlink.get_link(),
@@ -127,8 +283,13 @@ def _find_ends(veths: tuple[Veth, ...], slots: _Slots) -> list[Tuple]:
             f"veth {veth.inner}: cannot find its outer end",
         )
         for veth in veths
-    ]
-    return [index, nsid, *outer]
+        if veth.kind == "veth"
+    }
+    return index, nsid, outer
+
+
+def _missing(veth: Veth) -> str:
+    return f"veth {veth.inner}: the container has no device of that name ({veth.where})"
 
 
 def _find_master(name: str, kind: str, slots: _Slots) -> Tuple:
@@ -145,14 +306,56 @@ def _text(operation: plan.Operation) -> str:
     return f"{operation.inner}: {operation.describe()}"
 
 
-def _at_outer(operation: plan.Operation, slots: _Slots) -> Tuple:
-    return ((_AT_INDEX, slots("outer", operation.inner)),)
+def _ns(operation: plan.Operation) -> int:
+    return INNER if operation.inside else HOST
+
+
+def _end(operation: plan.Operation, slots: _Slots) -> int:
+    """Return the slot that holds the ifindex of the end that this is done to."""
+    return slots("inner" if operation.inside else "outer", operation.inner)
+
+
+def _at_end(operation: plan.Operation, slots: _Slots) -> Tuple:
+    return ((_AT_INDEX, _end(operation, slots)),)
+
+
+def _make_pair(operation: plan.MakePair, _: _Slots) -> Tuple:
+    message = netlink.make_pair(
+        operation.outer, operation.netns, operation.ready or operation.inner, mark=bool(operation.ready)
+    )
+    undo = (HOST, netlink.delete_link(operation.outer), (), (), _text(operation))
+    patches = () if operation.ready else ((len(message) - 4, SLOT_INIT_PID),)
+    return (NETLINK, HOST, message, patches, (), None, undo, _text(operation))
+
+
+def _make_device(operation: plan.MakeDevice, slots: _Slots) -> Tuple:
+    message = netlink.make_device(
+        operation.ready or operation.inner,
+        operation.netns,
+        operation.kind,
+        operation.kind_mode,
+        inside=not operation.ready,
+    )
+    parent = slots("device", operation.parent)
+    ns = HOST if operation.ready else INNER
+    undo = (ns, netlink.delete_link(operation.ready or operation.inner), (), (), _text(operation))
+    if operation.ready:
+        patches: Tuple = ((len(message) - 4, parent),)
+    else:
+        patches = ((len(message) - 12, SLOT_INIT_PID), (len(message) - 4, parent))
+    return (NETLINK, HOST, message, patches, (), None, undo, _text(operation))
+
+
+def _set_loopback_up(operation: plan.SetLoopbackUp, slots: _Slots) -> Tuple:
+    message = netlink.set_flags(netlink.IFF_UP, netlink.IFF_UP)
+    patches = ((_AT_INDEX, slots("inner", "lo")),)
+    return (NETLINK, INNER, message, patches, (), None, None, _text(operation))
 
 
 def _link_undo(operation: plan.Operation, slots: _Slots, attribute: int, default: bytes | None = None) -> Tuple:
     """Undo by setting the attribute to what it was when the outer end was found."""
     copy = (slots("before", operation.inner), (attribute,), (), default)
-    return (HOST, netlink.set_link(), _at_outer(operation, slots), (copy,), _text(operation))
+    return (HOST, netlink.set_link(), _at_end(operation, slots), (copy,), _text(operation))
 
 
 def _netlink(
@@ -165,8 +368,10 @@ def _netlink(
     already: Tuple | None = None,
     tolerated: tuple[int, ...] = (),
 ) -> Tuple:
-    patches = _at_outer(operation, slots) if patches is None else patches
-    return (NETLINK, HOST, message, patches, tolerated, already, undo, _text(operation))
+    patches = _at_end(operation, slots) if patches is None else patches
+    if operation.inside:
+        undo = None  # the inner end is taken back as a whole
+    return (NETLINK, _ns(operation), message, patches, tolerated, already, undo, _text(operation))
 
 
 def _rename(operation: plan.Rename, slots: _Slots) -> Tuple:
@@ -176,37 +381,33 @@ def _rename(operation: plan.Rename, slots: _Slots) -> Tuple:
 
 def _set_link(operation: plan.SetLink, slots: _Slots) -> Tuple:
     number, name = netlink.LINK_SETTINGS[operation.attribute]
-    default = b"" if operation.attribute == "alias" else None
+    if operation.attribute == "alias":
+        undo = _link_undo(operation, slots, number, b"")
+        return _netlink(operation, slots, netlink.set_alias(str(operation.value)), undo)
     message = netlink.set_link((name, operation.value))
-    return _netlink(operation, slots, message, _link_undo(operation, slots, number, default))
+    return _netlink(operation, slots, message, _link_undo(operation, slots, number))
 
 
 def _add_altname(operation: plan.AddAltname, slots: _Slots) -> Tuple:
     message = netlink.link_property(operation.altname)
     delete = netlink.link_property(operation.altname, delete=True)
-    undo = (HOST, delete, _at_outer(operation, slots), (), _text(operation))
-    ours = (netlink.get_link(operation.altname), (), (_index_of_reply(slots, operation),))
+    undo = (HOST, delete, _at_end(operation, slots), (), _text(operation))
+    ours = (netlink.get_link(operation.altname), (), (((_AT_INDEX, 4), _end(operation, slots), ""),))
     return _netlink(operation, slots, message, undo, already=((errno.EEXIST,), ours))
 
 
-def _index_of_reply(slots: _Slots, operation: plan.Operation) -> Tuple:
-    """Expect that the device found is the outer end."""
-    return ((_AT_INDEX, 4), slots("outer", operation.inner), "")
-
-
 def _set_sysctl(operation: plan.SetSysctl, _: _Slots) -> Tuple:
-    path = rules.sysctl_path(operation.key, operation.outer)
-    return (SYSCTL, HOST, path, operation.value.encode(), _text(operation))
+    path = rules.sysctl_path(operation.key, operation.device)
+    return (SYSCTL, _ns(operation), path, operation.value.encode(), _text(operation))
 
 
-def _add_address(operation: plan.AddAddress, slots: _Slots) -> Tuple:
-    entry = operation.address
-    return _add_and_delete(operation, slots, netlink.address(entry), netlink.address(entry, delete=True))
+def _settle_address(operation: plan.SettleAddress, slots: _Slots) -> Tuple:
+    return _netlink(operation, slots, netlink.address(operation.address, replace=True), None)
 
 
 def _attach(operation: plan.Attach, slots: _Slots) -> Tuple:
     message = netlink.set_link(("IFLA_MASTER", 0))
-    patches = (*_at_outer(operation, slots), (len(message) - 4, slots("device", operation.master)))
+    patches = (*_at_end(operation, slots), (len(message) - 4, slots("device", operation.master)))
     return _netlink(
         operation, slots, message, _link_undo(operation, slots, netlink.IFLA_MASTER, bytes(4)), patches=patches
     )
@@ -221,7 +422,7 @@ def _set_port(operation: plan.SetPort, slots: _Slots) -> Tuple:
         ((kind, netlink.SLAVE_KIND_BRIDGE), (data, b"")),
         None,
     )
-    undo = (HOST, netlink.change_link(), _at_outer(operation, slots), (copy,), _text(operation))
+    undo = (HOST, netlink.change_link(), _at_end(operation, slots), (copy,), _text(operation))
     return _netlink(operation, slots, netlink.change_port(operation.flag, operation.value), undo)
 
 
@@ -231,52 +432,50 @@ def _set_flag(operation: plan.SetFlag, slots: _Slots) -> Tuple:
     return _change_flags(operation, slots, bit if on else 0, bit)
 
 
+def _flags(operation: plan.Operation, slots: _Slots) -> int:
+    return slots("inner flags" if operation.inside else "flags", operation.inner)
+
+
 def _set_up(operation: plan.SetUp, slots: _Slots) -> Tuple:
     return _change_flags(operation, slots, netlink.IFF_UP if operation.up else 0, netlink.IFF_UP)
 
 
 def _change_flags(operation: plan.Operation, slots: _Slots, flags: int, mask: int) -> Tuple:
     message = netlink.set_flags(flags, mask)
-    patches = (*_at_outer(operation, slots), (_FLAGS_OFFSET, slots("flags", operation.inner)))
+    patches = (*_at_end(operation, slots), (_FLAGS_OFFSET, _flags(operation, slots)))
     undo = (HOST, message, patches, (), _text(operation))
     return _netlink(operation, slots, message, undo)
 
 
 def _set_backup_port(operation: plan.SetBackupPort, slots: _Slots) -> Tuple:
     message = netlink.change_backup_port()
-    patches = (*_at_outer(operation, slots), (len(message) - 4, slots("device", operation.backup_port)))
+    patches = (*_at_end(operation, slots), (len(message) - 4, slots("device", operation.backup_port)))
     return _netlink(operation, slots, message, None, patches=patches)
 
 
-def _add_and_delete(operation: plan.Operation, slots: _Slots, message: bytes, delete: bytes) -> Tuple:
+def _switch_off(operation: plan.SwitchOff, _: _Slots) -> Tuple:
+    message = netlink.features_off(netlink.ethtool_family(), operation.device, operation.features)
+    ns = INNER_GENERIC if operation.inside else HOST_GENERIC
+    return (NETLINK, ns, message, (), (), None, None, _text(operation))
+
+
+#: Things that a device has: the operation's attribute that holds one, and what adds or deletes it.
+_THINGS: dict[type[plan.Operation], tuple[str, Callable[..., bytes]]] = {
+    plan.AddAddress: ("address", netlink.address),
+    plan.AddFdb: ("entry", netlink.fdb),
+    plan.AddNeighbour: ("entry", netlink.neighbour),
+    plan.AddQdisc: ("qdisc", netlink.qdisc),
+    plan.AddClass: ("entry", netlink.traffic_class),
+    plan.AddFilter: ("entry", netlink.traffic_filter),
+}
+
+
+def _add_thing(operation: plan.Operation, slots: _Slots) -> Tuple:
     """Add something that the device has; it being there already is fine."""
-    undo = (HOST, delete, _at_outer(operation, slots), (), _text(operation))
-    return _netlink(operation, slots, message, undo, tolerated=(errno.EEXIST,))
-
-
-def _add_fdb(operation: plan.AddFdb, slots: _Slots) -> Tuple:
-    entry = operation.entry
-    return _add_and_delete(operation, slots, netlink.fdb(entry), netlink.fdb(entry, delete=True))
-
-
-def _add_neighbour(operation: plan.AddNeighbour, slots: _Slots) -> Tuple:
-    entry = operation.entry
-    return _add_and_delete(operation, slots, netlink.neighbour(entry), netlink.neighbour(entry, delete=True))
-
-
-def _add_qdisc(operation: plan.AddQdisc, slots: _Slots) -> Tuple:
-    entry = operation.qdisc
-    return _add_and_delete(operation, slots, netlink.qdisc(entry), netlink.qdisc(entry, delete=True))
-
-
-def _add_class(operation: plan.AddClass, slots: _Slots) -> Tuple:
-    entry = operation.entry
-    return _add_and_delete(operation, slots, netlink.traffic_class(entry), netlink.traffic_class(entry, delete=True))
-
-
-def _add_filter(operation: plan.AddFilter, slots: _Slots) -> Tuple:
-    entry = operation.entry
-    return _add_and_delete(operation, slots, netlink.traffic_filter(entry), netlink.traffic_filter(entry, delete=True))
+    attribute, build = _THINGS[type(operation)]
+    thing = getattr(operation, attribute)
+    undo = (HOST, build(thing, delete=True), _at_end(operation, slots), (), _text(operation))
+    return _netlink(operation, slots, build(thing), undo, tolerated=(errno.EEXIST,))
 
 
 def _add_rule(operation: plan.AddRule, slots: _Slots) -> Tuple:
@@ -287,7 +486,7 @@ def _add_rule(operation: plan.AddRule, slots: _Slots) -> Tuple:
 
 def _add_route(operation: plan.AddRoute, slots: _Slots) -> Tuple:
     def at_oif(message: bytes) -> Tuple:
-        return ((len(message) - 4, slots("outer", operation.inner)),)
+        return ((len(message) - 4, _end(operation, slots)),)
 
     message = netlink.route(operation.route)
     delete = netlink.route(operation.route, delete=True)
@@ -296,7 +495,7 @@ def _add_route(operation: plan.AddRoute, slots: _Slots) -> Tuple:
         netlink.get_route(operation.route),
         (),
         (
-            ((netlink.ROUTE_ATTRS, (netlink.RTA_OIF,)), slots("outer", operation.inner), ""),
+            ((netlink.ROUTE_ATTRS, (netlink.RTA_OIF,)), _end(operation, slots), ""),
             *_as_route(operation.route),
         ),
     )
@@ -314,23 +513,23 @@ def _as_route(route: Route) -> Tuple:
 
 
 _ASSEMBLERS: dict[type[plan.Operation], Callable[[Any, _Slots], Tuple]] = {
+    plan.MakePair: _make_pair,
+    plan.MakeDevice: _make_device,
+    plan.SetLoopbackUp: _set_loopback_up,
     plan.Rename: _rename,
     plan.SetLink: _set_link,
     plan.AddAltname: _add_altname,
     plan.SetSysctl: _set_sysctl,
-    plan.AddAddress: _add_address,
+    plan.SettleAddress: _settle_address,
     plan.Attach: _attach,
     plan.SetPort: _set_port,
     plan.SetUp: _set_up,
     plan.AddRoute: _add_route,
     plan.SetFlag: _set_flag,
+    plan.SwitchOff: _switch_off,
     plan.SetBackupPort: _set_backup_port,
-    plan.AddFdb: _add_fdb,
-    plan.AddNeighbour: _add_neighbour,
     plan.AddRule: _add_rule,
-    plan.AddQdisc: _add_qdisc,
-    plan.AddClass: _add_class,
-    plan.AddFilter: _add_filter,
+    **dict.fromkeys(_THINGS, _add_thing),
 }
 
 
@@ -339,10 +538,19 @@ def checks(veths: tuple[Veth, ...], bridges: dict[str, netlink.BridgeFacts]) -> 
 
     The outer ends' names and routes are free; each bridge is one, with spanning tree and forward delay as they were.
     """
-    names = [name for veth in veths for name in (veth.outer.ifname, *veth.outer.altnames)]
-    routes = [route for veth in veths for route in veth.outer.routes]
+    ours = [veth for veth in veths if veth.mode != way.ADOPT]
+    names = [name for veth in ours for name in (veth.outer.ifname, *veth.outer.altnames, veth.ready) if name]
+    routes = [route for veth in ours for route in veth.outer.routes]
     free: list[Tuple] = [(netlink.get_link(name), errno.ENODEV, ()) for name in names]
     free += [(netlink.get_route(route), None, _as_route(route)) for route in routes]
+    parents = dict.fromkeys(veth.parent for veth in veths if veth.parent)
+    there: list[Tuple] = [(netlink.get_link(name), 0, ()) for name in parents]
+    masters = {o.master: o.master_kind or "bridge" for o in (veth.outer for veth in veths) if o.master}
+    there += [
+        (netlink.get_link(name), 0, (((netlink.LINK_ATTRS, netlink.INFO_KIND), kind.encode() + b"\0", ""),))
+        for name, kind in masters.items()
+        if name not in bridges
+    ]
     same: list[Tuple] = [
         (
             netlink.get_link(name),
@@ -355,4 +563,4 @@ def checks(veths: tuple[Veth, ...], bridges: dict[str, netlink.BridgeFacts]) -> 
         )
         for name, facts in bridges.items()
     ]
-    return tuple(free + same)
+    return tuple(free + there + same)

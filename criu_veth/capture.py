@@ -6,14 +6,19 @@ devices.
 
 import datetime
 import os
+from collections.abc import Mapping
+from typing import TypeVar
 
-from criu_veth import __version__, netlink, rules, wire
+from msgspec.structs import replace
+
+from criu_veth import __version__, container, netlink, rules, wire
 from criu_veth.errors import OperationError
 from criu_veth.netlink import Kernel, Link, Message
 from criu_veth.state import (
     SCHEMA_VERSION,
     Address,
     CapturedVeth,
+    End,
     FdbEntry,
     Filter,
     Host,
@@ -26,6 +31,8 @@ from criu_veth.state import (
     State,
     TcClass,
 )
+
+E = TypeVar("E", bound=End)
 
 _IFA_F_TEMPORARY, _IFA_F_STABLE_PRIVACY = 0x01, 0x800
 _IFAPROT_KERNEL_LL = 3
@@ -45,6 +52,11 @@ _SYSCTL_SKIPPED = {
 _DEFAULT_QDISCS = {"noqueue", "pfifo_fast", "mq", "fq_codel"}
 _UNCHANGED_QDISCS = {"noqueue", "noop"}
 _REPLAYED_QDISCS = {"tbf", "htb", "ingress", "clsact", "pfifo", "bfifo", "prio", "sfq", "fq", "fq_codel", "netem"}
+_LOST_ROUTES = {
+    netlink.RTA_MULTIPATH: "with several next hops",
+    netlink.RTA_NH_ID: "by a nexthop object",
+    netlink.RTA_ENCAP_TYPE: "with encapsulation",
+}
 _CLASSFUL = {"htb"}  # the classes of the others are made by the kernel
 _REPLAYED_FILTERS = {"u32"}
 _U32_ACTION, _U32_POLICE = 7, 6
@@ -85,7 +97,12 @@ def capture(pid: int) -> State:
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     host = Host(hostname=uname.nodename, kernel=uname.release, criu_veth=__version__, created=now.isoformat())
     return State(
-        version=SCHEMA_VERSION, host=host, veths=veths, notes=tuple(notes.notes), warnings=tuple(notes.warnings)
+        version=SCHEMA_VERSION,
+        host=host,
+        container=container.of_process(pid),
+        veths=veths,
+        notes=tuple(notes.notes),
+        warnings=tuple(notes.warnings),
     )
 
 
@@ -93,7 +110,9 @@ def _capture_all(pid: int, namespaces: wire.Namespaces, notes: _Notes) -> tuple[
     inner_kernel = Kernel(namespaces.inner).filtered()
     links = inner_kernel.links()
     host_nsid = inner_kernel.nsid(os.getpid())
-    outside = _OuterEnds(Kernel(namespaces.host).filtered(), notes)
+    inner_features = netlink.Generic(namespaces.generic(inner=True))
+    host_features = netlink.Generic(namespaces.generic(inner=False))
+    outside = _OuterEnds(Kernel(namespaces.host).filtered(), host_features, notes)
     pairs = []
     for link in links:
         if link.kind != "veth":
@@ -106,7 +125,10 @@ def _capture_all(pid: int, namespaces: wire.Namespaces, notes: _Notes) -> tuple[
     with namespaces.inside():
         sysctls = _Sysctls()
         inner_sysctls = [sysctls.of(link.ifname) for link, _ in pairs]
-        inners = [_inner(inner_kernel, link, sysctl) for (link, _), sysctl in zip(pairs, inner_sysctls, strict=True)]
+        inners = [
+            _inner(inner_kernel, inner_features, link, sysctl)
+            for (link, _), sysctl in zip(pairs, inner_sysctls, strict=True)
+        ]
     if inner_kernel.nsid(os.getpid()) != host_nsid:
         raise ProcessLookupError(pid)
     return tuple(
@@ -138,7 +160,7 @@ def _end(link: Link) -> dict[str, object]:
     }
 
 
-def _inner(kernel: Kernel, link: Link, sysctl: dict[str, str]) -> Inner:
+def _inner(kernel: Kernel, features: netlink.Generic, link: Link, sysctl: dict[str, str]) -> Inner:
     return Inner(
         **_end(link),  # type: ignore[arg-type]
         ifindex=link.index,
@@ -146,14 +168,16 @@ def _inner(kernel: Kernel, link: Link, sysctl: dict[str, str]) -> Inner:
         routes=tuple(_route(entry) for entry in kernel.routes(link.index)),
         neighbours=_neighbours(kernel, link.index),
         sysctl=sysctl,
+        features_off=features.features_off(link.ifname),
     )
 
 
 class _OuterEnds:
     """Reads outer ends; what several of them share is read once."""
 
-    def __init__(self, kernel: Kernel, notes: _Notes) -> None:
+    def __init__(self, kernel: Kernel, features: netlink.Generic, notes: _Notes) -> None:
         self._kernel = kernel
+        self._features = features
         self._notes = notes
         self._links: dict[int, Link] = {}
         self._fdb: dict[int, dict[int, list[Message]]] = {}
@@ -182,6 +206,7 @@ class _OuterEnds:
         master = self._link_at(master_index) if master_index else None
         port, backup = self._port(link)
         self._warn_of_programs(link)
+        self._note_stacked(link)
         qdiscs, classes, filters = self._traffic_control(link)
         mac = link.get("IFLA_ADDRESS")
         addresses = [
@@ -199,6 +224,7 @@ class _OuterEnds:
             rules=self._rules_of(link.ifname),
             neighbours=_neighbours(self._kernel, index),
             sysctl=self._sysctls.of(link.ifname),
+            features_off=self._features.features_off(link.ifname),
             qdiscs=qdiscs,
             classes=classes,
             filters=filters,
@@ -207,10 +233,12 @@ class _OuterEnds:
     def _routes(self, link: Link) -> list[Route]:
         found = []
         for entry in self._kernel.routes(link.index):
-            if entry.get("RTA_ENCAP_TYPE") is not None:
-                self._notes.warnings.append(f"{link.ifname}: the encapsulation of a route is not carried over")
-            else:
+            what = next((what for number, what in _LOST_ROUTES.items() if _has(entry, number)), None)
+            if what is None:
                 found.append(_route(entry))
+            else:
+                to = entry.get("RTA_DST") or "default"
+                self._notes.warnings.append(f"{link.ifname}: its route to {to} {what} is not carried over")
         return found
 
     def _port(self, link: Link) -> tuple[dict[str, int], str | None]:
@@ -259,6 +287,18 @@ class _OuterEnds:
         if xdp is not None and xdp.get_attr("IFLA_XDP_ATTACHED"):
             self._notes.warnings.append(f"{link.ifname}: its XDP program is not carried over")
 
+    def _note_stacked(self, link: Link) -> None:
+        """Note the devices on top of an outer end; they die with it, and are not this project's business."""
+        try:
+            found = os.listdir(f"/sys/class/net/{link.ifname}")
+        except OSError:
+            return
+        master = link.get("IFLA_MASTER") and self._link_at(link.get("IFLA_MASTER")).ifname
+        upper = sorted(name.removeprefix("upper_") for name in found if name.startswith("upper_"))
+        self._notes.notes += [
+            f"{link.ifname}: {name} is on top of it, and is not put back" for name in upper if name != master
+        ]
+
     def _traffic_control(self, link: Link) -> tuple[tuple[Qdisc, ...], tuple[TcClass, ...], tuple[Filter, ...]]:
         if link.get("IFLA_QDISC") in _UNCHANGED_QDISCS and not self._kernel.has_ingress(link.index):
             return (), (), ()
@@ -296,6 +336,10 @@ def _qdisc_fault(entry: Message) -> str | None:
     if entry.get("TCA_INGRESS_BLOCK") or entry.get("TCA_EGRESS_BLOCK"):
         return f"the shared filter block of its {kind}"
     return None
+
+
+def _has(route: Message, number: int) -> bool:
+    return wire.find_attr(route.data, netlink.ROUTE_ATTRS, (number,)) is not None
 
 
 def _filter_parents(qdiscs: list[Qdisc], classes: list[TcClass]) -> list[int]:
@@ -499,6 +543,32 @@ def _neighbours(kernel: Kernel, index: int) -> tuple[Neighbour, ...]:
             )
         )
     return tuple(sorted(found, key=lambda entry: (entry.proxy, entry.dst)))
+
+
+def with_sysctls(found: State, pid: int, asked: Mapping[str, tuple[set[str], set[str]]]) -> State:
+    """Return ``found``, a capture of ``pid``, with the sysctls that are ``asked`` for also where they are at a default.
+
+    ``asked`` gives keys by the inner end's name: (inner end's, outer end's).
+    """
+
+    def read(end: End, keys: set[str]) -> dict[str, str]:
+        paths = {key: f"/proc/sys/net/{rules.sysctl_path(key, end.ifname)}" for key in sorted(keys - {*end.sysctl})}
+        return {key: value for key, path in paths.items() if (value := _read_sysctl(path)) is not None}
+
+    nothing: tuple[set[str], set[str]] = (set(), set())
+    keys = [asked.get(veth.inner.ifname, nothing) for veth in found.veths]
+    with wire.Inside(f"/proc/{pid}/ns/net"):
+        inner = [read(veth.inner, of_inner) for veth, (of_inner, _) in zip(found.veths, keys, strict=True)]
+    outer = [read(veth.outer, of_outer) for veth, (_, of_outer) in zip(found.veths, keys, strict=True)]
+    veths = tuple(
+        CapturedVeth(inner=_with_more(veth.inner, mine), outer=_with_more(veth.outer, others))
+        for veth, mine, others in zip(found.veths, inner, outer, strict=True)
+    )
+    return replace(found, veths=veths)
+
+
+def _with_more(end: E, sysctl: dict[str, str]) -> E:
+    return replace(end, sysctl={**end.sysctl, **sysctl})
 
 
 class _Sysctls:

@@ -8,19 +8,26 @@ import os
 import stat
 import tomllib
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from criu_veth import rules
+from criu_veth import paths, rules
 from criu_veth.errors import InputError
-from criu_veth.state import Address, Route
+from criu_veth.state import Address, Inner, Route
 
 T = TypeVar("T")
 
 MAX_SIZE = 4 << 20
 
 PLACEHOLDERS = ("inner", "hostname", "image")
+
+#: What the inner end may be, and the modes of each; the first is the default.
+KIND_MODES: dict[str, tuple[str, ...]] = {
+    "veth": ("",),
+    "macvlan": ("bridge", "private", "vepa", "passthru"),
+}
+OUTER_KEYS = ("outer", "bridge", "mac", "txqueuelen", "alias", "altnames", "addresses", "routes", "sysctl")
 
 #: Bridge port flags (``bridge link set``'s names): the range of each.
 PORT_RANGES: dict[str, tuple[int, int]] = {
@@ -74,10 +81,25 @@ class Defaults(Table, frozen=True, kw_only=True):
     sysctl: dict[str, int | str] = {}
     port: Port = Port()
     announce: bool | None = None
+    ipv6_dad: Literal["skip", "keep"] | None = None
+
+
+class Netns(Table, frozen=True, kw_only=True):
+    """``[veth.netns]``: the inner end, where CRIU does not bring it back (empty network namespace)."""
+
+    mac: str | None = None
+    mtu: int | None = None
+    addresses: list[str] = []
+    routes: list[str] = []
+    sysctl: dict[str, int | str] = {}
 
 
 class VethTable(Table, frozen=True, kw_only=True):
-    """``[[veth]]``: all that is asked of one veth's outer end."""
+    """``[[veth]]``: all that is asked of one veth's outer end.
+
+    ``mode`` overrides how the inner end comes back. A ``kind`` other than ``veth`` (``parent`` and ``kind_mode`` go
+    with it) is made ready for CRIU, or in an empty network namespace, and has no outer end.
+    """
 
     inner: str
     outer: str | None = None
@@ -86,12 +108,18 @@ class VethTable(Table, frozen=True, kw_only=True):
     mtu: int | None = None
     txqueuelen: int | None = None
     alias: str | None = None
-    altnames: list[str] = []
-    addresses: list[str] = []
-    routes: list[str] = []
+    altnames: list[str] | None = None
+    addresses: list[str] | None = None
+    routes: list[str] | None = None
     sysctl: dict[str, int | str] = {}
     port: Port = Port()
     announce: bool | None = None
+    ipv6_dad: Literal["skip", "keep"] | None = None
+    mode: Literal["external", "ready", "empty"] | None = None
+    kind: Literal["veth", "macvlan"] = "veth"
+    parent: str | None = None
+    kind_mode: str | None = None
+    netns: Netns | None = None
 
 
 class Remap(Table, frozen=True, kw_only=True):
@@ -107,6 +135,29 @@ class Capture(Table, frozen=True, kw_only=True):
     on_error: Literal["error", "warn"] = "error"
 
 
+class Announcements(Table, frozen=True, kw_only=True):
+    """``[announcements]``: sent once at the restore, then ``repeat`` times more, every ``interval`` seconds."""
+
+    repeat: Annotated[int, msgspec.Meta(ge=0, le=100)] = 3
+    interval: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 1.0
+
+
+#: One shell pattern, or several of which one has to match.
+Patterns = str | list[str]
+
+
+class Match(Table, frozen=True, kw_only=True):
+    """``[match]``: for which containers a file of ``/etc/criu/criu-veth.d`` is; all keys that it has must match.
+
+    ``container`` is one of the container's names or its id, ``image`` the image directory's name (or its path, for a
+    pattern with a ``/``), ``hostname`` this host's name.
+    """
+
+    container: Patterns = []
+    image: Patterns = []
+    hostname: Patterns = []
+
+
 class File(Table, frozen=True, kw_only=True):
     """The whole mapping file, as it is written."""
 
@@ -115,10 +166,8 @@ class File(Table, frozen=True, kw_only=True):
     veth: list[VethTable] = []
     remap: Remap = Remap()
     capture: Capture = Capture()
-
-
-#: Tables of the format that this version does not read.
-_NOT_YET = {"netns": "[veth.netns]"}
+    announcements: Announcements = Announcements()
+    match: Match = Match()
 
 
 class VethConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,12 +181,19 @@ class VethConfig(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int | None = None
     txqueuelen: int | None = None
     alias: str | None = None
-    altnames: tuple[str, ...] = ()
-    addresses: tuple[Address, ...] = ()
-    routes: tuple[Route, ...] = ()
+    altnames: tuple[str, ...] | None = None
+    addresses: tuple[Address, ...] | None = None
+    routes: tuple[Route, ...] | None = None
     sysctl: dict[str, str] = {}
     port: dict[str, int] = {}
+    own_port: bool = False
+    ipv6_dad: str | None = None
     announce: bool | None = None
+    mode: str | None = None
+    kind: str = "veth"
+    parent: str = ""
+    kind_mode: str = ""
+    netns: Inner | None = None
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +203,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     veths: tuple[VethConfig, ...] = ()
     remap_bridge: dict[str, str] = {}
     capture: Capture = Capture()
+    announcements: Announcements = Announcements()
     notices: tuple[str, ...] = ()
 
 
@@ -194,12 +251,23 @@ def load(path: str) -> Config:
 
     Raises InputError; its faults name the file and the key path.
     """
+    return parse(_read_text(path), path)
+
+
+def load_match(path: str) -> Match:
+    """Read only ``[match]`` of the mapping file at ``path``; the rest of it is not looked at.
+
+    Raises InputError.
+    """
+    return _convert(_toml(_read_text(path), path).get("match", {}), Match, path, "match")
+
+
+def _read_text(path: str) -> str:
     data = read_trusted(path, MAX_SIZE, "mapping file")
     try:
-        text = data.decode()
+        return data.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8: byte {error.start} is {data[error.start]:#04x}") from None
-    return parse(text, path)
 
 
 def parse(text: str, path: str) -> Config:
@@ -207,34 +275,35 @@ def parse(text: str, path: str) -> Config:
 
     Raises InputError.
     """
+    file = _convert(_toml(text, path), File, path)
+    return _Checker(path).check(file)
+
+
+def _toml(text: str, path: str) -> dict[str, object]:
     try:
-        raw = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: is not TOML: {error}") from None
     except RecursionError:
         raise InputError(f"{path}: is nested too deeply") from None
     except ValueError:  # int() has a limit of its own
         raise InputError(f"{path}: has a number with too many digits") from None
-    _refuse_not_yet(raw, path)
+
+
+def _convert(raw: object, kind: type[T], path: str, within: str = "") -> T:
     try:
-        file = msgspec.convert(raw, File)
+        return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
-        raise InputError(f"{path}: {_explain(str(error))}") from None
-    return _Checker(path).check(file)
+        raise InputError(f"{path}: {_explain(str(error), within)}") from None
 
 
-def _refuse_not_yet(raw: dict[str, object], path: str) -> None:
-    veths = raw.get("veth")
-    tables = [raw] + [table for table in (veths if isinstance(veths, list) else []) if isinstance(table, dict)]
-    found = [title for key, title in _NOT_YET.items() if any(key in table for table in tables)]
-    if found:
-        raise InputError(*(f"{path}: {title} is not yet supported by this version: take it out" for title in found))
+def _explain(message: str, within: str = "") -> str:
+    """Turn msgspec's ``Object contains unknown field `x` - at `$.veth[0]``` into ``veth[0]: unknown key "x"``.
 
-
-def _explain(message: str) -> str:
-    """Turn msgspec's ``Object contains unknown field `x` - at `$.veth[0]``` into ``veth[0]: unknown key "x"``."""
+    ``within`` is the key of the table that msgspec was given, if it was not the whole file.
+    """
     what, _, where = message.partition(" - at ")
-    key = where.strip("`").removeprefix("$").removeprefix(".")
+    key = (within + where.strip("`").removeprefix("$")).removeprefix(".")
     for msgspec_words, ours in (
         ("Object contains unknown field", "unknown key"),
         ("Object missing required field", "missing key"),
@@ -264,6 +333,8 @@ class _Checker:
         for old, new in file.remap.bridge.items():
             self._fault(f'remap.bridge."{old}"', rules.ifname_fault(new))
         self._refuse_clashes(veths)
+        if file.match != Match() and os.path.dirname(self._path) != paths.MATCH_DIR:
+            self._notices.append(f"match: chooses nothing here, only in {paths.MATCH_DIR}")
         if self._faults:
             raise InputError(*(f"{self._path}: {fault}" for fault in self._faults))
         return Config(
@@ -271,6 +342,7 @@ class _Checker:
             veths=tuple(veths),
             remap_bridge=file.remap.bridge,
             capture=file.capture,
+            announcements=file.announcements,
             notices=tuple(self._notices),
         )
 
@@ -296,16 +368,17 @@ class _Checker:
     def _long(self, where: str, table: VethTable, defaults: Defaults) -> VethConfig:
         self._fault(f"{where}.inner", rules.ifname_fault(table.inner))
         self._check_common(where, table)
+        self._check_kind(where, table)
         if table.mac is not None:
             self._fault(f"{where}.mac", rules.mac_fault(table.mac))
-        for number, name in enumerate(table.altnames):
+        for number, name in enumerate(table.altnames or ()):
             self._fault(f"{where}.altnames[{number}]", rules.altname_fault(name))
         return self._entry(where, table, defaults)
 
     def _check_common(self, where: str, table: Defaults | VethTable) -> None:
         if table.outer is not None:
             self._check_filled_in(f"{where}.outer", table.outer, rules.ifname_fault)
-        if table.bridge is not None:
+        if table.bridge:  # an empty one drops what was captured
             self._fault(f"{where}.bridge", rules.ifname_fault(table.bridge))
         if table.mtu is not None:
             self._fault(f"{where}.mtu", rules.mtu_fault(table.mtu))
@@ -313,15 +386,18 @@ class _Checker:
             self._fault(f"{where}.txqueuelen", rules.u32_fault(table.txqueuelen))
         if table.alias is not None:
             self._check_filled_in(f"{where}.alias", table.alias, rules.alias_fault)
-        for key in table.sysctl:
-            try:
-                rules.sysctl_path(key, "lo")
-            except ValueError as error:
-                self._fault(f"{where}.sysctl", str(error))
+        self._check_sysctl(where, table.sysctl)
         for name, (low, high) in PORT_RANGES.items():
             value = getattr(table.port, name)
             if value is not None and not low <= value <= high:
                 self._fault(f"{where}.port.{name}", f"{value} is not between {low} and {high}")
+
+    def _check_sysctl(self, where: str, table: dict[str, int | str]) -> None:
+        for key in table:
+            try:
+                rules.sysctl_path(key, "lo")
+            except ValueError as error:
+                self._fault(f"{where}.sysctl", str(error))
 
     def _check_filled_in(self, where: str, template: str, check: Callable[[str], str | None]) -> None:
         try:
@@ -341,15 +417,59 @@ class _Checker:
             mtu=_first(table.mtu, defaults.mtu),
             txqueuelen=_first(table.txqueuelen, defaults.txqueuelen),
             alias=_first(table.alias, defaults.alias),
-            altnames=tuple(table.altnames),
-            addresses=tuple(self._addresses(f"{where}.addresses", table.addresses)),
-            routes=tuple(self._routes(f"{where}.routes", table.routes)),
+            altnames=None if table.altnames is None else tuple(table.altnames),
+            addresses=self._addresses(f"{where}.addresses", table.addresses),
+            routes=self._routes(f"{where}.routes", table.routes),
             sysctl={key: str(value) for key, value in {**defaults.sysctl, **table.sysctl}.items()},
             port={**_port(defaults.port), **_port(table.port)},
+            own_port=bool(_port(table.port)),
             announce=_first(table.announce, defaults.announce),
+            ipv6_dad=_first(table.ipv6_dad, defaults.ipv6_dad),
+            mode=table.mode,
+            kind=table.kind,
+            parent=table.parent or "",
+            kind_mode=table.kind_mode or KIND_MODES[table.kind][0],
+            netns=self._netns(f"{where}.netns", table.inner, table.netns) if table.netns else None,
         )
 
-    def _addresses(self, where: str, texts: list[str]) -> list[Address]:
+    def _netns(self, where: str, ifname: str, table: Netns) -> Inner:
+        if table.mac is not None:
+            self._fault(f"{where}.mac", rules.mac_fault(table.mac))
+        if table.mtu is not None:
+            self._fault(f"{where}.mtu", rules.mtu_fault(table.mtu))
+        self._check_sysctl(where, table.sysctl)
+        return Inner(
+            ifname=ifname,
+            mac=table.mac.lower() if table.mac is not None else None,
+            mtu=table.mtu,
+            addresses=self._addresses(f"{where}.addresses", table.addresses) or (),
+            routes=self._routes(f"{where}.routes", table.routes) or (),
+            sysctl={key: str(value) for key, value in table.sysctl.items()},
+        )
+
+    def _check_kind(self, where: str, table: VethTable) -> None:
+        """Check what goes with a device that is no veth."""
+        if table.kind == "veth":
+            for key in ("parent", "kind_mode"):
+                if getattr(table, key) is not None:
+                    self._fault(f"{where}.{key}", "a veth has none; it goes with another kind")
+            return
+        if table.parent is None:
+            self._fault(where, f'missing key "parent": the device that the {table.kind} is on top of')
+        else:
+            self._fault(f"{where}.parent", rules.ifname_fault(table.parent))
+        if table.kind_mode is not None and table.kind_mode not in KIND_MODES[table.kind]:
+            known = ", ".join(KIND_MODES[table.kind])
+            self._fault(f"{where}.kind_mode", f"{table.kind_mode!r} is not a mode of {table.kind}; these are: {known}")
+        if table.mode == "external":
+            self._fault(f"{where}.mode", f"CRIU makes no {table.kind}; the mode is ready or empty")
+        for key in OUTER_KEYS:
+            if getattr(table, key):
+                self._fault(f"{where}.{key}", f"a {table.kind} has no outer end")
+
+    def _addresses(self, where: str, texts: list[str] | None) -> tuple[Address, ...] | None:
+        if texts is None:
+            return None
         found = []
         for number, text in enumerate(texts):
             try:
@@ -358,16 +478,18 @@ class _Checker:
                 self._fault(f"{where}[{number}]", str(error))
             else:
                 found.append(Address(address=f"{address}/{length}"))
-        return found
+        return tuple(found)
 
-    def _routes(self, where: str, texts: list[str]) -> list[Route]:
+    def _routes(self, where: str, texts: list[str] | None) -> tuple[Route, ...] | None:
+        if texts is None:
+            return None
         found = []
         for number, text in enumerate(texts):
             try:
                 found.append(parse_route(text))
             except ValueError as error:
                 self._fault(f"{where}[{number}]", str(error))
-        return found
+        return tuple(found)
 
     def _refuse_clashes(self, veths: list[VethConfig]) -> None:
         inners: dict[str, str] = {}
@@ -416,16 +538,19 @@ def split_mapping(text: str) -> tuple[str, str, str | None, bool] | None:
 
 
 def expand(template: str, values: Mapping[str, str]) -> str:
-    """Fill the placeholders ``{inner}``, ``{hostname}`` and ``{image}`` in.
+    """Fill the placeholders ``{inner}``, ``{hostname}`` and ``{image}`` in; what is filled in is left as it is.
 
     Raises ValueError for any other brace.
     """
-    out = template
-    for name in PLACEHOLDERS:
-        out = out.replace("{" + name + "}", values.get(name, ""))
-    if "{" in out or "}" in out:
-        raise ValueError(f"{template!r}: the placeholders are {{inner}}, {{hostname}} and {{image}}")
-    return out
+    out = []
+    rest = template
+    while rest:
+        before, brace, after = rest.partition("{")
+        name, closing, rest = after.partition("}") if brace else ("", "", "")
+        if "}" in before or (brace and (not closing or name not in PLACEHOLDERS)):
+            raise ValueError(f"{template!r}: the placeholders are {{inner}}, {{hostname}} and {{image}}")
+        out += [before, values.get(name, "")]
+    return "".join(out)
 
 
 _ROUTE_WORDS = ("via", "src", "metric", "table", "scope")

@@ -1,18 +1,22 @@
 """What happens at pre-dump: capture, state file, and the program for a restore on this host."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from criu_veth import capture, config, paths, prepare, state
+from criu_veth import capture, config, container, match, paths, prepare, state
 from criu_veth.errors import OperationError
+from criu_veth.way import Way
 
 
-def run(environ: Mapping[str, str], image_dir: str, pid: int) -> list[str]:
+def run(environ: Mapping[str, str], image_dir: str, pid: int, likely: Iterable[Way] = ()) -> list[str]:
     """Capture the container of ``pid`` into its image directory; return what is worth telling.
 
+    A program is made for each of the ways in which a restore here is ``likely`` to be asked for.
     Raises InputError or OperationError: the dump fails then, and the application has not been touched. The mapping
     file's ``[capture]`` decides whether a capture that fails does so.
     """
     sources = paths.Sources(dict(environ), image_dir)
+    if sources.matchable:
+        match.choose(sources, match.subject(sources.image_dir, container.of_process(pid)))
     settings = config.load(sources.config).capture if sources.config else config.Capture()
     if not settings.enabled:
         return ["the outer ends are not captured ([capture] enabled = false)"]
@@ -23,7 +27,7 @@ def run(environ: Mapping[str, str], image_dir: str, pid: int) -> list[str]:
             return [f"warning: {fault}" for fault in error.faults]
         remedy = 'to dump without it: [capture] on_error = "warn" or enabled = false in the mapping file'
         raise OperationError(*(f"{fault}; {remedy}" for fault in error.faults)) from None
-    prepare.prepare_ahead(environ, image_dir)
+    prepare.prepare_ahead(environ, image_dir, likely)
     names = ", ".join(f"{veth.inner.ifname}: {veth.outer.ifname}" for veth in captured.veths)
     return [
         *(f"warning: {warning}" for warning in captured.warnings),

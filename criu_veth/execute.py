@@ -11,21 +11,30 @@ how to send, what an acknowledgement is, and where to put what an earlier reply 
 ``(QUERY, ns, message, patches, binds, expects, text)``
     Send and keep parts of the reply.
 ``(INDEX, ns, message, attributes, key, wanted, strays)``
-    Dump and keep parts of the messages whose attribute ``key`` is wanted: ``wanted`` has (key, binds, expects, fault if
-    missing),
-    ``strays`` (path, value, notice): a message that nobody wanted and that has this value is worth a notice.
+    Dump and keep parts of the messages whose attribute ``key`` is wanted: ``wanted`` has (key, binds, expects, fault
+    if missing, whether it is wanted even if somebody else made it), ``strays`` (path, value, notice): a message that
+    nobody wanted and that has this value is worth a notice.
 ``(SYSCTL, ns, path, value, text)``
     Write a file below ``/proc/sys/net``; its undo is what stood there.
-
 ``(REFUSE, ns, message, attributes, key, path, value, fault, notice)``
     Dump, and fail for each message whose attribute ``path`` has this value; where none has, say ``notice``.
+``(PRESENT, ns, message, attributes, key, names, adopt, notice)``
+    Dump, and remember which of ``names`` are there. With ``adopt`` somebody else made them: say ``notice``.
+``(GROUP, name, operations)``
+    Run ``operations``, unless ``name`` was there already.
+``(SETTLE, ns, devices, addresses, routes, text)``
+    Add addresses again that are not usable yet, in one batch: see `Executor._settle`.
+``(ANNOUNCE, devices, requests, link, repeat, interval, text)``
+    Announce the addresses of ``devices``, (slot of the inner ifindex, slot of the outer one or None): see `announce`.
+``(JOURNAL, lines)``
+    Write down what is about to be made that would outlive this restore, if it were to fail.
 
-``ns`` is HOST or INNER. ``binds`` are (slot, source): an int is the offset of four bytes of the message, a path of
-attribute types the payload of that attribute (empty if there is none), None the whole message. ``expects`` are (left,
-right, fault): left a slot, or (offset, number of bytes or path of attributes that start there) in the reply; right
-bytes or a slot. ``undo`` is (ns, message, patches, copies, text), where copies are (slot of a whole reply, path,
-wrap, default): the attribute that the kernel reported before, put into the nested attributes
-``wrap`` ((type, bytes before it), ...) at the message's end.
+``ns`` is HOST or INNER, or one of these with generic netlink. ``binds`` are (slot, source): an int is the offset of
+four bytes of the message, a path of attribute types the payload of that attribute (empty if there is none), None the
+whole message. ``expects`` are (left, right, fault): left a slot, or (offset, number of bytes or path of attributes
+that start there) in the reply; right bytes or a slot. ``undo`` is (ns, message, patches, copies, text), where copies
+are (slot of a whole reply, path, wrap, default): the attribute that the kernel reported before, put into the nested
+attributes ``wrap`` ((type, bytes before it), ...) at the message's end.
 """
 
 import posix
@@ -33,32 +42,59 @@ import posix
 from criu_veth import wire
 from criu_veth.errors import OperationError, errno_text
 
-NETLINK, QUERY, INDEX, SYSCTL, REFUSE = range(5)
-HOST, INNER = 0, 1
+NETLINK, QUERY, INDEX, SYSCTL, REFUSE, PRESENT, GROUP, JOURNAL, SETTLE, ANNOUNCE = range(10)
+HOST, INNER, HOST_GENERIC, INNER_GENERIC = range(4)
 
 #: Slots that are filled before the first operation: this process's pid and the container's first process's.
 SLOT_OWN_PID, SLOT_INIT_PID, FIRST_SLOT = 0, 1, 2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` itself would take 10 ms
+    from collections.abc import Callable
     from typing import Any
 
     Operation = tuple[Any, ...]  # see above; what they hold differs by kind
 LINK_ATTRIBUTES = 32
+INDEX_AT = 20  # where ifinfomsg, ifaddrmsg and ndmsg have the ifindex
 
-#: What an undo may be answered. Setting a device down takes its IPv6 addresses (EADDRNOTAVAIL) and routes (ESRCH) away.
-_UNDONE = (0, 99, 3)
+#: What an undo may be answered: setting a device down takes its IPv6 addresses (EADDRNOTAVAIL) and routes (ESRCH) away,
+#: and deleting a filter the others of its priority (ENOENT).
+_UNDONE = (0, 99, 3, 2)
 
 
 class Executor:
     """Runs operations in order; on the first error, what this run did is undone in reverse."""
 
-    def __init__(self, namespaces: wire.Namespaces, slots: int, init_pid: int | None) -> None:
+    def __init__(
+        self,
+        namespaces: wire.Namespaces,
+        slots: int,
+        init_pid: int | None,
+        *,
+        present: "frozenset[bytes]" = frozenset(),
+        journal: str | None = None,
+    ) -> None:
+        #: Names of inner ends that somebody else made.
+        self.present = present
+        self.adopted: frozenset[bytes] = frozenset()
+        self._journal_path = journal
+        #: What is to be done once all that the action says has been written.
+        self.after: Callable[[], None] | None = None
         self._namespaces = namespaces
         self._slots: list[bytes | None] = [None] * max(slots, FIRST_SLOT)
         self._slots[SLOT_OWN_PID] = wire.u32(posix.getpid())
         self._slots[SLOT_INIT_PID] = wire.u32(init_pid or 0)
+        self._generic: dict[int, wire.Rtnl] = {}
         self._undo: list[Operation] = []
+        self._handlers = {
+            INDEX: self._index,
+            SYSCTL: self._sysctl,
+            REFUSE: self._refuse,
+            PRESENT: self._look_for,
+            JOURNAL: self._journal,
+            SETTLE: self._settle,
+            ANNOUNCE: self._announce,
+        }
         self._batch: list[Operation] = []
         #: Descriptions of what was done, and notices, in order.
         self.done: list[str] = []
@@ -69,14 +105,8 @@ class Executor:
 
         Raises OperationError with the first fault, and with the faults of the undo after it.
         """
-        handlers = {INDEX: self._index, SYSCTL: self._sysctl, REFUSE: self._refuse}
         try:
-            for operation in operations:
-                if operation[0] <= QUERY:
-                    self._enqueue(operation)
-                    continue
-                self._flush()
-                handlers[operation[0]](operation)
+            self._run_all(operations)
             self._flush()
         except OperationError as error:
             raise OperationError(*error.faults, *self.undo()) from None
@@ -86,6 +116,17 @@ class Executor:
             self.undo()
             raise
 
+    def _run_all(self, operations: "tuple[Operation, ...]") -> None:
+        for operation in operations:
+            if operation[0] <= QUERY:
+                self._enqueue(operation)
+            elif operation[0] == GROUP:
+                if operation[1] not in self.present:
+                    self._run_all(operation[2])
+            else:
+                self._flush()
+                self._handlers[operation[0]](operation)
+
     def undo(self) -> "list[str]":
         """Undo what was done, in reverse, to the end; return what could not be undone."""
         faults = []
@@ -94,7 +135,7 @@ class Executor:
             try:
                 fault = self._undo_one(step)
             except OSError as error:
-                fault = str(error)
+                fault = errno_text(error.errno or 0)
             if fault:
                 faults.append(f"could not undo: {step[-1]}: {fault}")
         return faults
@@ -120,7 +161,11 @@ class Executor:
         return "" if reply.errno in _UNDONE else errno_text(reply.errno, reply.detail)
 
     def _rtnl(self, ns: int) -> wire.Rtnl:
-        return self._namespaces.inner if ns == INNER else self._namespaces.host
+        if ns in (HOST, INNER):
+            return self._namespaces.inner if ns == INNER else self._namespaces.host
+        if ns not in self._generic:
+            self._generic[ns] = self._namespaces.generic(inner=ns == INNER_GENERIC)
+        return self._generic[ns]
 
     def _slot(self, number: int) -> bytes:
         value = self._slots[number]
@@ -218,8 +263,10 @@ class Executor:
         for found in self._rtnl(ns).dump(message):
             by_key[wire.find_attr(found, attributes, key)] = found
         faults = []
-        for name, binds, expects, missing in wanted:
+        for name, binds, expects, missing, always in wanted:
             there = by_key.pop(name, None)
+            if name in self.present and not always:
+                continue
             fault = missing if there is None else self.unexpected(there, expects)
             if fault:
                 faults.append(fault)
@@ -242,6 +289,88 @@ class Executor:
         if texts:
             raise OperationError(*(fault.replace("%s", text) for text in texts))
         self.notices.append(notice)
+
+    def _look_for(self, operation: "Operation") -> None:
+        _, ns, message, attributes, key, names, adopt, notice = operation
+        found = {wire.find_attr(one, attributes, key) for one in self._rtnl(ns).dump(message)}
+        self.present = frozenset(name for name in names if name in found)
+        if adopt:
+            self.adopted = self.present
+            texts = sorted(name.rstrip(b"\0").decode("utf-8", "replace") for name in self.present)
+            self.notices += [notice % text for text in texts]
+
+    def _settle(self, operation: "Operation") -> None:
+        """Delete and add again each address of ``devices`` whose flags have a bit of ``unready``.
+
+        ``addresses`` is (dump request, offset of the attributes, attribute with the flags, offset of the header's
+        flags, unready, hopeless, ready, attribute of the address itself, type of a deletion): an address with a bit
+        of ``hopeless`` is left alone, ``ready`` is the bit it is added with, and taken away from again if it did not
+        have it. ``routes`` is (dump request, offset of the attributes, attribute with the preferred source): a route
+        loses that when the address goes, and is put back as it was.
+        """
+        _, ns, devices, addresses, routes, text = operation
+        request, attributes, flags_at, header_flags, unready, hopeless, ready, itself, deletion = addresses
+        rtnl = self._rtnl(ns)
+        indexes = {self._slots[slot] for slot, _ in devices}
+        names = {self._slots[slot]: name for slot, name in devices}
+        gone, added, settled, lost = [], [], [], set()
+        counts: dict[bytes, int] = {}
+        for found in rtnl.dump(request):
+            index = found[INDEX_AT : INDEX_AT + 4]
+            data = wire.find_attr(found, attributes, (flags_at,))
+            flags = wire.get_u32(data, 0) if data else found[header_flags]
+            if index not in indexes or not flags & unready or flags & hopeless:
+                continue
+            wanted = flags & ~unready
+            body = found[wire.HEADER : attributes] + b"".join(
+                wire.put_attr(kind, payload) for kind, payload in wire.attrs(found, attributes) if kind != flags_at
+            )
+            gone.append(wire.message(deletion, 0, body))
+            again = body + wire.put_attr(flags_at, wire.u32(wanted | ready))
+            added.append(wire.message(wire.get_u16(found, 4), wire.NLM_F_CREATE | wire.NLM_F_EXCL, again))
+            if not wanted & ready:
+                as_was = body + wire.put_attr(flags_at, wire.u32(wanted))
+                settled.append(wire.message(wire.get_u16(found, 4), wire.NLM_F_REPLACE, as_was))
+            lost.add(wire.find_attr(found, attributes, (itself,)))
+            counts[index] = counts.get(index, 0) + 1
+        if not gone:
+            return
+        request, attributes, source = routes
+        kept = [
+            wire.message(wire.get_u16(found, 4), wire.NLM_F_CREATE | wire.NLM_F_REPLACE, found[wire.HEADER :])
+            for found in rtnl.dump(request)
+            if wire.find_attr(found, attributes, (source,)) in lost
+        ]
+        for reply in rtnl.request(gone + added + settled + kept):
+            if reply.errno:
+                raise OperationError(f"{text % ('container', len(gone))}: {errno_text(reply.errno, reply.detail)}")
+        self.done += [text % (names[index], count) for index, count in counts.items()]
+
+    def _announce(self, operation: "Operation") -> None:
+        from criu_veth import announce  # noqa: PLC0415 - only where it is asked for
+
+        _, devices, requests, link, repeat, interval, text = operation
+        devices = [pair for pair in devices if self._slots[pair[0]] is not None]  # somebody else's are left alone
+        if not devices:
+            return
+        announcer = announce.Announcer(self._namespaces)
+        announcer.prepare(frozenset(self._slot(inner) for inner, _ in devices), requests)
+        waited = [(INNER, inner) for inner, _ in devices] + [(HOST, outer) for _, outer in devices if outer is not None]
+        announcer.wait_for_links(
+            [(self._rtnl(ns), self._patched(link, ((INDEX_AT, slot),))) for ns, slot in waited if self._slots[slot]]
+        )
+        self.done.append(text % announcer.send())
+        self.after = lambda: announcer.repeat_detached(repeat, interval, wire.get_u32(self._slot(SLOT_INIT_PID), 0))
+
+    def _journal(self, operation: "Operation") -> None:
+        if self._journal_path is None:
+            raise AssertionError("a program with a journal is run without one")
+        flags = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC | posix.O_NOFOLLOW
+        descriptor = posix.open(self._journal_path, flags, 0o600)
+        try:
+            posix.write(descriptor, "".join(line + "\n" for line in operation[1]).encode())
+        finally:
+            posix.close(descriptor)
 
     def _sysctl(self, operation: "Operation") -> None:
         _, ns, path, value, text = operation

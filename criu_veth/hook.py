@@ -7,7 +7,7 @@ milliseconds; the slow path finds its packages by running `site` itself.
 import posix
 import sys
 
-from criu_veth import actions, errors, execute, paths, program, wire
+from criu_veth import actions, errors, execute, paths, program, way, wire
 
 __all__ = ["main", "run"]
 
@@ -32,6 +32,9 @@ def guarded(environ: "dict[str, str]") -> int:
     except errors.CriuVethError as error:
         say("error: " + action, *error.faults)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        say("error: " + action, f"{sys.executable} has no package {error.name!r}: the installation is not complete")
+        return errors.EXIT_FAILED
     except Exception:  # a defect: say where, and let CRIU abort
         import traceback  # noqa: PLC0415 - 10 ms that only a defect costs
 
@@ -45,11 +48,18 @@ def say(kind: str, *lines: str) -> None:
     """Write lines to stderr, in one go; a closed stderr is no reason to fail a restore."""
     if not lines:
         return
-    text = "".join(f"{errors.PREFIX}{kind}{line}\n" for line in lines)
+    text = "".join(f"{errors.PREFIX}{kind}{_printable(line)}\n" for line in lines)
     try:
         posix.write(2, text.encode("utf-8", "backslashreplace"))
     except OSError:
         pass
+
+
+def _printable(line: str) -> str:
+    """Escape control characters: names and aliases may come from a state file, and logs are read on terminals."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in line)
 
 
 def run(call: actions.Call, environ: "dict[str, str]") -> None:
@@ -68,9 +78,25 @@ def run(call: actions.Call, environ: "dict[str, str]") -> None:
 
 def _pre_restore(call: actions.Call, environ: "dict[str, str]") -> None:
     _require_image_dir(call)
-    ready = _ready_program(call, environ) or _prepare(call, environ)
+    criu_pid = _criu_pid(call)
+    how = way.find(criu_pid, call.image_dir, environ)
+    _collect_garbage()
+    ready = _ready_program(call, environ, how) or _prepare(call, environ, how)
     say("pre-restore: warning: ", *ready.warnings)
-    program.start_run(_criu_pid(call), ready)
+    program.start_run(criu_pid, ready, ipv6=_needs_ipv6(ready, call))
+
+
+def _needs_ipv6(ready: program.Program, call: actions.Call) -> bool:
+    return any(section[3] for section in ready.sections.values()) and way.images_need_ipv6(call.image_dir)
+
+
+def _collect_garbage() -> None:
+    """Remove what restores that died have left on this host."""
+    if any(paths.exists(program.journal(pid)) for pid in program.stale_runs()):
+        _with_site_packages()
+        from criu_veth import garbage  # noqa: PLC0415 - only after a restore that died
+
+        say("pre-restore: ", *garbage.collect())
 
 
 def _pre_dump(call: actions.Call, environ: "dict[str, str]") -> None:
@@ -78,12 +104,13 @@ def _pre_dump(call: actions.Call, environ: "dict[str, str]") -> None:
     _with_site_packages()
     from criu_veth import dump  # noqa: PLC0415 - the slow path
 
-    say("pre-dump: ", *dump.run(environ, str(call.image_dir), int(call.init_pid or 0)))
+    likely = way.likely(_criu_pid(call), environ)
+    say("pre-dump: ", *dump.run(environ, str(call.image_dir), int(call.init_pid or 0), likely))
 
 
-def _ready_program(call: actions.Call, environ: "dict[str, str]") -> program.Program | None:
+def _ready_program(call: actions.Call, environ: "dict[str, str]", how: way.Way) -> program.Program | None:
     sources = paths.Sources(environ, call.image_dir)
-    found = program.find(sources, posix.uname().nodename)
+    found = program.find(sources, posix.uname().nodename, how.key)
     if found is None:
         return None
     namespaces = wire.Namespaces(None)
@@ -93,11 +120,11 @@ def _ready_program(call: actions.Call, environ: "dict[str, str]") -> program.Pro
         namespaces.close()
 
 
-def _prepare(call: actions.Call, environ: "dict[str, str]") -> program.Program:
+def _prepare(call: actions.Call, environ: "dict[str, str]", how: way.Way) -> program.Program:
     _with_site_packages()
     from criu_veth import prepare  # noqa: PLC0415 - the slow path
 
-    return prepare.prepare(environ, call.image_dir)
+    return prepare.prepare(environ, call.image_dir, how, call.init_pid)
 
 
 def _with_site_packages() -> None:
@@ -119,18 +146,30 @@ def _stage(call: actions.Call, environ: "dict[str, str]") -> None:
     netns = _container_netns(call)
     namespaces = wire.Namespaces(netns)
     try:
-        executor = execute.Executor(namespaces, slots, call.init_pid)
+        executor = execute.Executor(
+            namespaces,
+            slots,
+            call.init_pid,
+            present=program.adopted(criu_pid),
+            journal=program.journal(criu_pid),
+        )
         executor.run(operations)
     finally:
         namespaces.close()
     say(call.action + ": notice: ", *executor.notices)
     say(call.action + ": ", *executor.done)
+    program.adopt(criu_pid, executor.adopted)
     program.finish(criu_pid, call.action)
+    if executor.after is not None:
+        executor.after()
 
 
 def _require_image_dir(call: actions.Call) -> None:
-    if not paths.exists(f"{call.image_dir}/."):
-        raise errors.InputError(f"{actions.IMAGE_DIR_VARIABLE}: {call.image_dir} is not a directory that is there")
+    try:
+        posix.stat(f"{call.image_dir}/.")
+    except OSError:
+        fault = f"{actions.IMAGE_DIR_VARIABLE}: {call.image_dir} is not a directory that is there"
+        raise errors.InputError(fault) from None
 
 
 def _criu_pid(call: actions.Call) -> int:
@@ -145,8 +184,11 @@ def _container_netns(call: actions.Call) -> str:
     path = f"/proc/{call.init_pid}/ns/net"
     try:
         inner = posix.stat(path)
-    except OSError:
+    except FileNotFoundError:
         raise errors.InputError(f"{actions.INIT_PID_VARIABLE}: there is no process {call.init_pid}") from None
+    except OSError as error:
+        fault = f"{actions.INIT_PID_VARIABLE}: cannot see the network namespace of process {call.init_pid}"
+        raise errors.InputError(f"{fault}: {error.strerror}") from None
     own = posix.stat("/proc/self/ns/net")
     if (inner.st_dev, inner.st_ino) == (own.st_dev, own.st_ino):
         raise errors.InputError(

@@ -10,13 +10,14 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from criu_veth import rules, wire
 from criu_veth.errors import errno_text
-from criu_veth.state import Address, FdbEntry, Filter, Neighbour, Qdisc, Route, Rule, TcClass
+from criu_veth.state import Address, FdbEntry, Filter, Inner, Neighbour, Qdisc, Route, Rule, TcClass
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def _without_its_init(name: str) -> Iterator[None]:
 
 
 with _without_its_init("pyroute2"):
-    from pyroute2.netlink import nlmsg
+    from pyroute2.netlink import genlmsg, nlmsg
     from pyroute2.netlink.rtnl.fibmsg import fibmsg
     from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
@@ -46,7 +47,7 @@ with _without_its_init("pyroute2"):
     from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
     from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-RTM_NEWLINK, RTM_GETLINK, RTM_SETLINK = 16, 18, 19
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
@@ -61,6 +62,13 @@ IFF_UP, IFF_NOARP, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x80, 0x100, 0x200
 RTPROT_KERNEL, RTPROT_RA = 2, 9
 NTF_MASTER, NTF_PROXY, NTF_EXT_LEARNED, NTF_STICKY, NTF_ROUTER = 0x04, 0x08, 0x10, 0x40, 0x80
 NUD_NOARP, NUD_PERMANENT = 0x40, 0x80
+GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 16, 3
+ETHTOOL_MSG_FEATURES_GET, ETHTOOL_MSG_FEATURES_SET = 11, 12
+GENERIC_ATTRS = 20
+#: What can be switched on a veth and is off on a new one.
+NEW_FEATURES_OFF = {"rx-gro", "rx-gro-list", "rx-udp-gro-forwarding", "tx-nocache-copy"}
+#: Group of a device that was made for CRIU to move, until it has been: "cvth".
+MARK_GROUP = 0x63767468
 TC_H_ROOT, TC_H_INGRESS = 0xFFFFFFFF, 0xFFFFFFF1
 RTM_F_CLONED = 0x200
 AF_BRIDGE = 7
@@ -78,6 +86,10 @@ SLAVE_KIND_BRIDGE = wire.put_attr(4, b"bridge\0")
 NETNSA_NSID, NETNSA_PID = 1, 2
 NSID_ATTRS = 20
 ROUTE_ATTRS = 28
+ADDRESS_ATTRS, ADDRESS_FLAGS_OFFSET = 24, 18
+IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
+IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x02, 0x08, 0x40
+RTA_PREFSRC, RTA_MULTIPATH, RTA_ENCAP_TYPE, RTA_NH_ID = 7, 9, 21, 30
 ROUTE_LENGTH_OFFSET = 17  # rtm_dst_len
 RTA_OIF, RTA_PRIORITY, RTA_TABLE = 4, 6, 15
 _RTNH_F_ONLINK = 4
@@ -154,6 +166,13 @@ def set_link(*attrs: tuple[str, Any]) -> bytes:
     return _link(RTM_SETLINK, attrs)
 
 
+def set_alias(alias: str) -> bytes:
+    """RTM_SETLINK of the alias, without the NUL that pyroute2 adds: with it the kernel takes 254 bytes, not 255."""
+    message = set_link()
+    message += wire.put_attr(IFLA_IFALIAS, alias.encode() or b"\0")
+    return wire.u32(len(message)) + message[4:]
+
+
 def set_flags(flags: int, mask: int) -> bytes:
     """RTM_SETLINK that changes the ``mask`` bits of the device's flags (IFF_*) to ``flags``."""
     return _encode(ifinfmsg(), RTM_SETLINK, 0, {"flags": flags, "change": mask}, ())
@@ -179,6 +198,57 @@ def _slave_data(attrs: list[tuple[str, Any]]) -> tuple[str, Any]:
     return ("IFLA_LINKINFO", {"attrs": info})
 
 
+def make_pair(outer: str, inner: Inner, inner_name: str, *, mark: bool) -> bytes:
+    """RTM_NEWLINK of a veth pair, both ends down: ``outer`` here, the other one as ``inner`` says under ``inner_name``.
+
+    With ``mark`` both ends are here and in the group MARK_GROUP; without, the inner end is made in the network
+    namespace of the process whose pid is filled in as the message's last four bytes, with its ifindex.
+    """
+    peer: dict[str, Any] = {"attrs": _new_link_attrs(inner, inner_name, mark=mark)}
+    attrs: list[tuple[str, Any]] = [("IFLA_IFNAME", outer)]
+    if mark:
+        attrs.append(("IFLA_GROUP", MARK_GROUP))
+    else:
+        peer["index"] = inner.ifindex or 0
+        peer["attrs"].append(("IFLA_NET_NS_PID", 0))
+    data = {"attrs": [("VETH_INFO_PEER", peer)]}
+    attrs.append(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", data)]}))
+    return _link(RTM_NEWLINK, attrs, NLM_F_CREATE | NLM_F_EXCL)
+
+
+def make_device(name: str, inner: Inner, kind: str, kind_mode: str, *, inside: bool) -> bytes:
+    """RTM_NEWLINK of a device on top of another one, whose index is filled in as the message's last four bytes.
+
+    With ``inside`` it is made in the network namespace of a process: its pid goes where the last twelve bytes begin.
+    """
+    data = {"attrs": [(f"IFLA_{kind.upper()}_MODE", kind_mode)]}
+    attrs = _new_link_attrs(inner, name, mark=not inside)
+    attrs.append(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", data)]}))
+    if inside:
+        attrs.append(("IFLA_NET_NS_PID", 0))
+    attrs.append(("IFLA_LINK", 0))
+    message = bytearray(_link(RTM_NEWLINK, attrs, NLM_F_CREATE | NLM_F_EXCL))
+    if inside and inner.ifindex:
+        message[INDEX_OFFSET : INDEX_OFFSET + 4] = wire.u32(inner.ifindex)
+    return bytes(message)
+
+
+def _new_link_attrs(inner: Inner, name: str, *, mark: bool) -> list[tuple[str, Any]]:
+    optional = (
+        ("IFLA_ADDRESS", inner.mac),
+        ("IFLA_MTU", inner.mtu),
+        ("IFLA_NUM_TX_QUEUES", inner.num_tx_queues),
+        ("IFLA_NUM_RX_QUEUES", inner.num_rx_queues),
+        ("IFLA_GROUP", MARK_GROUP if mark else None),
+    )
+    return [("IFLA_IFNAME", name), *((key, value) for key, value in optional if value is not None)]
+
+
+def delete_link(name: str) -> bytes:
+    """RTM_DELLINK by name."""
+    return _link(RTM_DELLINK, [("IFLA_IFNAME", name)])
+
+
 def link_property(altname: str, *, delete: bool = False) -> bytes:
     """RTM_NEWLINKPROP or RTM_DELLINKPROP of one alternative name."""
     kind = RTM_DELLINKPROP if delete else RTM_NEWLINKPROP
@@ -202,8 +272,8 @@ def dump_links() -> bytes:
     return _link(RTM_GETLINK, [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)])
 
 
-def address(entry: Address, *, delete: bool = False) -> bytes:
-    """RTM_NEWADDR (refused if it is there) or RTM_DELADDR; the index is filled in at INDEX_OFFSET."""
+def address(entry: Address, *, delete: bool = False, replace: bool = False) -> bytes:
+    """RTM_NEWADDR (refused if it is there, unless ``replace``) or RTM_DELADDR; the index comes at INDEX_OFFSET."""
     local, length = rules.parse_interface(entry.address)
     attrs: list[tuple[str, Any]] = [("IFA_ADDRESS", entry.peer or local), ("IFA_LOCAL", local)]
     fields = {"family": rules.family_of(local), "prefixlen": length, "scope": entry.scope}
@@ -222,7 +292,7 @@ def address(entry: Address, *, delete: bool = False) -> bytes:
         valid, preferred = (_FOREVER if time is None else time for time in (entry.valid, entry.preferred))
         times = {"ifa_preferred": preferred, "ifa_valid": valid, "cstamp": 0, "tstamp": 0}
         attrs.append(("IFA_CACHEINFO", times))
-    return _encode(ifaddrmsg(), RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, fields, attrs)
+    return _encode(ifaddrmsg(), RTM_NEWADDR, NLM_F_REPLACE if replace else NLM_F_CREATE | NLM_F_EXCL, fields, attrs)
 
 
 def route(entry: Route, *, delete: bool = False) -> bytes:
@@ -233,8 +303,10 @@ def route(entry: Route, *, delete: bool = False) -> bytes:
     if entry.dst != "default":
         destination, length = rules.parse_interface(entry.dst)
         attrs.append(("RTA_DST", destination))
-    if entry.via:
+    if entry.via and rules.family_name(entry.via) == entry.family:
         attrs.append(("RTA_GATEWAY", entry.via))
+    elif entry.via:  # an IPv6 gateway of an IPv4 route
+        attrs.append(("RTA_VIA", {"family": rules.family_of(entry.via), "addr": entry.via}))
     if entry.src:
         attrs.append(("RTA_PREFSRC", entry.src))
     if entry.metric:
@@ -337,10 +409,10 @@ def traffic_class(entry: TcClass, *, delete: bool = False) -> bytes:
 
 
 def traffic_filter(entry: Filter, *, delete: bool = False) -> bytes:
-    """RTM_NEWTFILTER (refused if it is there) or RTM_DELTFILTER."""
+    """RTM_NEWTFILTER (refused if it is there), or RTM_DELTFILTER of all that the device has of this priority."""
     protocol = int.from_bytes(entry.protocol.to_bytes(2, "big"), wire.ORDER)
     fields = {
-        "handle": entry.handle,
+        "handle": 0 if delete else entry.handle,
         "parent": rules.tc_number(entry.parent),
         "info": entry.priority << 16 | protocol,
     }
@@ -403,10 +475,80 @@ class TcMessage(nlmsg):  # type: ignore[misc]
     )
 
 
+class GenericMessage(genlmsg):  # type: ignore[misc]
+    """struct genlmsghdr with attributes left as bytes."""
+
+    nla_map = ((1, "FIRST", "cdata"), (2, "SECOND", "cdata"), (3, "THIRD", "cdata"))
+
+
+def _generic(family: int, command: int, attrs: Iterable[tuple[str, Any]]) -> bytes:
+    return _encode(GenericMessage(), family, 0, {"cmd": command, "version": 1, "reserved": 0}, attrs)
+
+
+def _ethtool_device(ifname: str) -> tuple[str, bytes]:
+    """ETHTOOL_A_FEATURES_HEADER with the device's name."""
+    return ("FIRST", wire.put_attr(2, ifname.encode() + b"\0"))
+
+
+def features_off(family: int, ifname: str, names: Iterable[str]) -> bytes:
+    """ETHTOOL_MSG_FEATURES_SET that switches features off, by the kernel's names (``tx-checksum-ip-generic``)."""
+    bits = b"".join(wire.put_attr(1, wire.put_attr(2, name.encode() + b"\0")) for name in names)
+    wanted = wire.put_attr(3 | wire.NLA_F_NESTED, bits)
+    return _generic(family, ETHTOOL_MSG_FEATURES_SET, [_ethtool_device(ifname), ("THIRD", wanted)])
+
+
+class Generic:
+    """Reads offload features through a generic netlink socket.
+
+    Source: ``linux/ethtool_netlink.h``; the family's id is looked up once.
+    """
+
+    def __init__(self, rtnl: wire.Rtnl) -> None:
+        self._rtnl = rtnl
+        request = _generic(GENL_ID_CTRL, CTRL_CMD_GETFAMILY, [("SECOND", b"ethtool\0")])
+        (reply,) = rtnl.request([request])
+        found = wire.find_attr(reply.messages[0], GENERIC_ATTRS, (1,)) if reply.messages else None
+        #: The id of ethtool's family in this kernel, 0 where it has none.
+        self.family = wire.get_u16(found, 0) if found else 0
+
+    def features_off(self, ifname: str) -> tuple[str, ...]:
+        """Return the features that a new veth has on, that can be switched, and that are off; sorted."""
+        if not self.family:
+            return ()
+        request = _generic(self.family, ETHTOOL_MSG_FEATURES_GET, [_ethtool_device(ifname)])
+        (reply,) = self._rtnl.request([request])
+        if reply.errno or not reply.messages:
+            return ()
+        hardware, wanted = (_bits(reply.messages[0], number) for number in (2, 3))
+        return tuple(sorted(hardware - wanted - NEW_FEATURES_OFF))
+
+
+@cache
+def ethtool_family() -> int:
+    """Return the id of ethtool's generic netlink family in this kernel, 0 where it has none."""
+    rtnl = wire.Namespaces(None).generic(inner=False)
+    try:
+        return Generic(rtnl).family
+    finally:
+        rtnl.close()
+
+
+def _bits(message: bytes, number: int) -> set[str]:
+    """Return the names of the bits that are set in a bitset attribute (verbose form)."""
+    listed = wire.find_attr(message, GENERIC_ATTRS, (number, 3))
+    found = set()
+    for _, bit in wire.attrs(listed or b"", 0):
+        parts = dict(wire.attrs(bit, 0))
+        if 3 in parts:
+            found.add(parts[2].rstrip(b"\0").decode())
+    return found
+
+
 class Message:
-    """One decoded message: fields by subscript, attributes by pyroute2's names."""
+    """One decoded message: fields by subscript, attributes by pyroute2's names, and its ``data`` as it came."""
 
     def __init__(self, kind: type, data: bytes) -> None:
+        self.data = data
         self._message = kind(data)
         self._message.decode()
 
@@ -416,6 +558,21 @@ class Message:
     def get(self, name: str, default: Any = None) -> Any:
         """Return an attribute, or ``default``."""
         return self._message.get_attr(name, default)
+
+
+def dump_addresses4() -> bytes:
+    """RTM_GETADDR for a dump of IPv4 addresses."""
+    return _encode(ifaddrmsg(), RTM_GETADDR, 0, {"family": rules.AF_INET}, ())
+
+
+def dump_addresses6() -> bytes:
+    """RTM_GETADDR for a dump of IPv6 addresses."""
+    return _encode(ifaddrmsg(), RTM_GETADDR, 0, {"family": rules.AF_INET6}, ())
+
+
+def dump_routes6() -> bytes:
+    """RTM_GETROUTE for a dump of IPv6 routes."""
+    return _encode(rtmsg(), RTM_GETROUTE, 0, {"family": rules.AF_INET6}, ())
 
 
 class Link:

@@ -11,6 +11,8 @@ RUNS = RUN_DIR + "/runs"
 
 CONFIG_VARIABLE = "CRIU_VETH_CONFIG"
 CONFIG_DEFAULT = "/etc/criu/criu-veth.toml"
+#: Mapping files for some containers each, chosen by their ``[match]`` (see `criu_veth.match`).
+MATCH_DIR = "/etc/criu/criu-veth.d"
 CONFIG_IN_IMAGES = "criu-veth.toml"
 STATE_NAME = "criu-veth.json"
 
@@ -36,24 +38,50 @@ def exists(path: str) -> bool:
     return True
 
 
+def match_files() -> "list[str]":
+    """Return the mapping files of MATCH_DIR in the order of their names; a directory that is not there has none."""
+    try:
+        names = posix.listdir(MATCH_DIR)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [f"{MATCH_DIR}/{name}" for name in sorted(names) if name.endswith(".toml") and not name.startswith(".")]
+
+
+def _by_name(directory: str) -> str:
+    """Return the name of the directory that ``/proc/PID/fd/N`` stands for, for people; the same if it has none here."""
+    try:
+        name = posix.readlink(directory)
+        found, expected = posix.stat(name), posix.stat(directory)
+    except OSError:
+        return directory
+    same = (found.st_dev, found.st_ino) == (expected.st_dev, expected.st_ino)
+    return name if same and name.startswith("/") else directory
+
+
 class Sources:
     """What a program is made from: ``config`` and ``state`` (paths or None), and the ``candidates`` that were looked
     at.
+
+    Where there are ``matchable`` files, which of them is used instead of the default one depends on the container, and
+    reading them is the slow path's work: `criu_veth.match` changes ``config`` then.
     """
 
-    __slots__ = ("candidates", "config", "image_dir", "state")
+    __slots__ = ("candidates", "config", "image_dir", "matchable", "state")
 
     def __init__(self, environ: "dict[str, str]", image_dir: str | None) -> None:
-        self.image_dir = image_dir
+        image_dir = self.image_dir = _by_name(image_dir) if image_dir else None
         self.candidates = config_candidates(environ, image_dir)
         explicit = bool(environ.get(CONFIG_VARIABLE))
         self.config = next((path for path in self.candidates if explicit or exists(path)), None)
         state = f"{image_dir}/{STATE_NAME}" if image_dir else None
         self.state = state if state is not None and exists(state) else None
+        self.matchable = [] if explicit or self._in_images else match_files()
+
+    @property
+    def _in_images(self) -> bool:
+        return self.config is not None and self.config == f"{self.image_dir}/{CONFIG_IN_IMAGES}"
 
     @property
     def own(self) -> bool:
-        """Whether the image directory holds something that makes its program its own."""
-        return self.state is not None or (
-            self.config is not None and self.config == f"{self.image_dir}/{CONFIG_IN_IMAGES}"
-        )
+        """Whether something makes the image directory's program its own: what it holds, or that it may match."""
+        return self.state is not None or self._in_images or bool(self.matchable)

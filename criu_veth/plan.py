@@ -3,10 +3,13 @@
 An operation says *what*; how it is said to the kernel, and how it is undone, is `assemble`'s business.
 """
 
+from typing import Any
+
 import msgspec
 
 from criu_veth import actions
-from criu_veth.state import Address, FdbEntry, Filter, Neighbour, Outer, Qdisc, Route, Rule, TcClass, Veth
+from criu_veth.state import Address, FdbEntry, Filter, Inner, Neighbour, Outer, Qdisc, Route, Rule, TcClass, Veth
+from criu_veth.way import ADOPT, EMPTY, READY, UNKNOWN
 
 #: Order in which a device's own settings are made: the name first, so that every later message names it rightly.
 LINK_SETTINGS = ("mac", "mtu", "txqueuelen", "group", "alias", "gso_max_size", "gso_max_segs", "gro_max_size")
@@ -20,6 +23,12 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     inner: str
     outer: str
+    inside: bool = False
+
+    @property
+    def device(self) -> str:
+        """The name of the end that this is done to: the inner one if ``inside``."""
+        return self.inner if self.inside else self.outer
 
     def describe(self) -> str:
         """Say in a few words what is done, as the hook logs it and ``criu-veth plan`` prints it."""
@@ -33,6 +42,41 @@ class Rename(Operation, frozen=True, kw_only=True):
         return f"outer end named {self.outer}"
 
 
+class MakePair(Operation, frozen=True, kw_only=True):
+    """Make the pair: the outer end here, down; the inner end in the container, or here as ``ready`` for CRIU to move.
+
+    ``netns`` is what the inner end should be like.
+    """
+
+    netns: Inner
+    ready: str = ""
+
+    def describe(self) -> str:  # noqa: D102
+        where = f"ready as {self.ready}" if self.ready else "in the container"
+        return f"pair made: {self.outer} here, {self.inner} {where}"
+
+
+class MakeDevice(Operation, frozen=True, kw_only=True):
+    """Make an inner end that is no veth, on top of ``parent``, in the container or here as ``ready``."""
+
+    netns: Inner
+    kind: str
+    kind_mode: str
+    parent: str
+    ready: str = ""
+
+    def describe(self) -> str:  # noqa: D102
+        where = f"ready as {self.ready}" if self.ready else "in the container"
+        return f"{self.kind} {self.kind_mode} on {self.parent} made, {where}"
+
+
+class SetLoopbackUp(Operation, frozen=True, kw_only=True):
+    """Set the container's ``lo`` up."""
+
+    def describe(self) -> str:  # noqa: D102
+        return "lo up"
+
+
 class SetLink(Operation, frozen=True, kw_only=True):
     """Set one attribute of the device: a key of `LINK_SETTINGS`."""
 
@@ -41,7 +85,7 @@ class SetLink(Operation, frozen=True, kw_only=True):
 
     def describe(self) -> str:  # noqa: D102
         value = f'"{self.value}"' if self.attribute == "alias" else self.value
-        return f"{self.outer} {self.attribute} {value}"
+        return f"{self.device} {self.attribute} {value}"
 
 
 class AddAltname(Operation, frozen=True, kw_only=True):
@@ -50,7 +94,16 @@ class AddAltname(Operation, frozen=True, kw_only=True):
     altname: str
 
     def describe(self) -> str:  # noqa: D102
-        return f'{self.outer} altname "{self.altname}"'
+        return f'{self.device} altname "{self.altname}"'
+
+
+class SwitchOff(Operation, frozen=True, kw_only=True):
+    """Switch offload features off, by the names of ``ethtool -k``."""
+
+    features: tuple[str, ...]
+
+    def describe(self) -> str:  # noqa: D102
+        return f"{self.device} features off: {', '.join(self.features)}"
 
 
 class SetSysctl(Operation, frozen=True, kw_only=True):
@@ -60,7 +113,7 @@ class SetSysctl(Operation, frozen=True, kw_only=True):
     value: str
 
     def describe(self) -> str:  # noqa: D102
-        return f"{self.outer} sysctl {self.key} = {self.value}"
+        return f"{self.device} sysctl {self.key} = {self.value}"
 
 
 class AddAddress(Operation, frozen=True, kw_only=True):
@@ -69,7 +122,7 @@ class AddAddress(Operation, frozen=True, kw_only=True):
     address: Address
 
     def describe(self) -> str:  # noqa: D102
-        return f"{self.outer} address {self.address.address}"
+        return f"{self.device} address {self.address.address}"
 
 
 class SetFlag(Operation, frozen=True, kw_only=True):
@@ -79,7 +132,30 @@ class SetFlag(Operation, frozen=True, kw_only=True):
     on: bool
 
     def describe(self) -> str:  # noqa: D102
-        return f"{self.outer} {self.flag} {'on' if self.on else 'off'}"
+        return f"{self.device} {self.flag} {'on' if self.on else 'off'}"
+
+
+class SettleTentative(Operation, frozen=True, kw_only=True):
+    """Make the inner end's IPv6 addresses usable at once: those that wait for duplicate address detection."""
+
+    def describe(self) -> str:  # noqa: D102
+        return f"{self.device} IPv6 addresses usable at once"
+
+
+class SettleAddress(Operation, frozen=True, kw_only=True):
+    """Give an address that was added without duplicate address detection the flags that it had."""
+
+    address: Address
+
+    def describe(self) -> str:  # noqa: D102
+        return f"{self.device} address {self.address.address} settled"
+
+
+class Announce(Operation, frozen=True, kw_only=True):
+    """Tell switches and neighbours where the container is."""
+
+    def describe(self) -> str:  # noqa: D102
+        return f"{self.device} announced"
 
 
 class Attach(Operation, frozen=True, kw_only=True):
@@ -89,7 +165,7 @@ class Attach(Operation, frozen=True, kw_only=True):
     master_kind: str
 
     def describe(self) -> str:  # noqa: D102
-        return f"{self.outer} attached to {self.master}"
+        return f"{self.device} attached to {self.master}"
 
 
 class SetPort(Operation, frozen=True, kw_only=True):
@@ -99,7 +175,7 @@ class SetPort(Operation, frozen=True, kw_only=True):
     value: int
 
     def describe(self) -> str:  # noqa: D102
-        return f"{self.outer} port {self.flag} {self.value}"
+        return f"{self.device} port {self.flag} {self.value}"
 
 
 class SetBackupPort(Operation, frozen=True, kw_only=True):
@@ -108,7 +184,7 @@ class SetBackupPort(Operation, frozen=True, kw_only=True):
     backup_port: str
 
     def describe(self) -> str:  # noqa: D102
-        return f"{self.outer} port backup_port {self.backup_port}"
+        return f"{self.device} port backup_port {self.backup_port}"
 
 
 class AddFdb(Operation, frozen=True, kw_only=True):
@@ -118,7 +194,7 @@ class AddFdb(Operation, frozen=True, kw_only=True):
 
     def describe(self) -> str:  # noqa: D102
         vlan = f" vlan {self.entry.vlan}" if self.entry.vlan else ""
-        return f"{self.outer} fdb {self.entry.mac}{vlan} {self.entry.state}"
+        return f"{self.device} fdb {self.entry.mac}{vlan} {self.entry.state}"
 
 
 class AddNeighbour(Operation, frozen=True, kw_only=True):
@@ -128,7 +204,7 @@ class AddNeighbour(Operation, frozen=True, kw_only=True):
 
     def describe(self) -> str:  # noqa: D102
         what = "proxy" if self.entry.proxy else self.entry.lladdr
-        return f"{self.outer} neighbour {self.entry.dst} {what}"
+        return f"{self.device} neighbour {self.entry.dst} {what}"
 
 
 class AddRule(Operation, frozen=True, kw_only=True):
@@ -142,7 +218,7 @@ class AddRule(Operation, frozen=True, kw_only=True):
         words += [f"from {self.rule.src}"] if self.rule.src else []
         words += [f"to {self.rule.dst}"] if self.rule.dst else []
         words += [f"table {self.rule.table}"] if self.rule.table else []
-        return f"{self.outer} rule {self.rule.priority}: {' '.join(words)}"
+        return f"{self.device} rule {self.rule.priority}: {' '.join(words)}"
 
 
 class AddQdisc(Operation, frozen=True, kw_only=True):
@@ -151,7 +227,7 @@ class AddQdisc(Operation, frozen=True, kw_only=True):
     qdisc: Qdisc
 
     def describe(self) -> str:  # noqa: D102
-        return f"{self.outer} qdisc {self.qdisc.kind} {self.qdisc.handle} parent {self.qdisc.parent}"
+        return f"{self.device} qdisc {self.qdisc.kind} {self.qdisc.handle} parent {self.qdisc.parent}"
 
 
 class AddClass(Operation, frozen=True, kw_only=True):
@@ -160,7 +236,7 @@ class AddClass(Operation, frozen=True, kw_only=True):
     entry: TcClass
 
     def describe(self) -> str:  # noqa: D102
-        return f"{self.outer} class {self.entry.kind} {self.entry.handle} parent {self.entry.parent}"
+        return f"{self.device} class {self.entry.kind} {self.entry.handle} parent {self.entry.parent}"
 
 
 class AddFilter(Operation, frozen=True, kw_only=True):
@@ -169,7 +245,7 @@ class AddFilter(Operation, frozen=True, kw_only=True):
     entry: Filter
 
     def describe(self) -> str:  # noqa: D102
-        return f"{self.outer} filter {self.entry.kind} priority {self.entry.priority} parent {self.entry.parent}"
+        return f"{self.device} filter {self.entry.kind} priority {self.entry.priority} parent {self.entry.parent}"
 
 
 class SetUp(Operation, frozen=True, kw_only=True):
@@ -178,7 +254,7 @@ class SetUp(Operation, frozen=True, kw_only=True):
     up: bool = True
 
     def describe(self) -> str:  # noqa: D102
-        return f"{self.outer} {'up' if self.up else 'down'}"
+        return f"{self.device} {'up' if self.up else 'down'}"
 
 
 class AddRoute(Operation, frozen=True, kw_only=True):
@@ -187,7 +263,7 @@ class AddRoute(Operation, frozen=True, kw_only=True):
     route: Route
 
     def describe(self) -> str:  # noqa: D102
-        return f"{self.outer} route {route_text(self.route)}"
+        return f"{self.device} route {route_text(self.route)}"
 
 
 def route_text(route: Route) -> str:
@@ -201,30 +277,141 @@ def route_text(route: Route) -> str:
         words += ["metric", str(route.metric)]
     if route.table != 254:
         words += ["table", str(route.table)]
+    if route.scope is not None:
+        words += ["scope", {0: "global", 200: "site", 253: "link", 254: "host"}.get(route.scope, str(route.scope))]
+    if route.onlink:
+        words.append("onlink")
     return " ".join(words)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What one restore does: ``veths`` as desired, ``operations`` by action (the keys of
-    ``actions.RESTORE_STAGES``).
+    """What one restore does: ``veths`` as desired, ``operations`` by action (of ``actions.RESTORE_STAGES``).
+
+    Announcements are sent ``repeat`` times more, every ``interval`` seconds.
     """
 
     veths: tuple[Veth, ...]
     operations: dict[str, tuple[Operation, ...]]
+    repeat: int = 3
+    interval: float = 1.0
 
 
-def make(veths: tuple[Veth, ...]) -> Plan:
-    """Plan a restore in which CRIU makes the pairs (``--external veth[INNER]:OUTER``).
+def make(veths: tuple[Veth, ...], *, repeat: int = 3, interval: float = 1.0) -> Plan:
+    """Plan a restore.
 
-    The outer end is attached and set up at post-restore, when the container's sockets exist: a segment that arrives
-    before would be answered with a reset. Port flags precede "up", so that no frame passes an unguarded port.
+    Devices that CRIU does not make are made at setup-namespaces, or at post-setup-namespaces where only then can be
+    seen that it has not. The outer end is attached and set up at post-restore, when the container's sockets exist: a
+    segment that arrives before would be answered with a reset. Port flags precede "up", so that no frame passes an
+    unguarded port.
     """
-    late = [operation for veth in veths for operation in _outer_end(veth.inner, veth.outer)]
-    return Plan(veths=veths, operations={actions.POST_RESTORE: tuple(late)})
+    early = [operation for veth in veths if veth.mode in (EMPTY, READY) for operation in _made_here(veth)]
+    seen = [operation for veth in veths if veth.mode == UNKNOWN for operation in _made_here(veth)]
+    seen += [_settle(veth) for veth in veths if _may_be_tentative(veth)]
+    late = [operation for veth in veths for operation in _late(veth)]
+    stages = {actions.SETUP_NAMESPACES: early, actions.POST_SETUP_NAMESPACES: seen, actions.POST_RESTORE: late}
+    operations = {action: tuple(listed) for action, listed in stages.items() if listed}
+    return Plan(veths=veths, operations=operations, repeat=repeat, interval=interval)
+
+
+def only_ipv6(made: Plan) -> frozenset[str]:
+    """Return the actions that have nothing to do for a container without IPv6 addresses."""
+    return frozenset(
+        action
+        for action, listed in made.operations.items()
+        if all(isinstance(operation, SettleTentative) for operation in listed)
+    )
+
+
+def _settle(veth: Veth) -> Operation:
+    return SettleTentative(inner=veth.inner, outer=veth.outer.ifname, inside=True)
+
+
+def _may_be_tentative(veth: Veth) -> bool:
+    """Say whether CRIU brings back IPv6 addresses that sockets may be bound to before they are usable."""
+    if veth.mode in (EMPTY, ADOPT) or not veth.skip_dad:
+        return False
+    return veth.netns is None or any(":" in address.address for address in veth.netns.addresses)
+
+
+def _late(veth: Veth) -> list[Operation]:
+    """Plan what happens once the container's sockets exist."""
+    if veth.mode == ADOPT and not veth.explicit:
+        return []
+    late = _outer_end(veth.inner, veth.outer) if veth.kind == "veth" else []
+    if veth.mode != EMPTY:
+        late += _not_brought_by_criu(veth)
+    if veth.announce:
+        late.append(Announce(inner=veth.inner, outer=veth.outer.ifname, inside=True))
+    return late
+
+
+def _not_brought_by_criu(veth: Veth) -> list[Operation]:
+    """Plan what CRIU leaves out of an inner end that it brings back: names, settings and permanent neighbours."""
+    name: dict[str, Any] = {"inner": veth.inner, "outer": veth.outer.ifname, "inside": True}
+    netns = veth.netns or Inner(ifname=veth.inner)
+    settings = {attribute: getattr(netns, attribute) for attribute in ("txqueuelen", "group", "alias")}
+    listed: list[Operation] = []
+    if veth.mode == READY:  # CRIU has moved the device: the mark on both ends has served
+        settings["group"] = netns.group or 0
+        listed += [] if veth.outer.group else [SetLink(**{**name, "inside": False}, attribute="group", value=0)]
+    listed += [SetLink(**name, attribute=key, value=value) for key, value in settings.items() if value is not None]
+    listed += [AddAltname(**name, altname=altname) for altname in netns.altnames]
+    listed += [SwitchOff(**name, features=netns.features_off)] if netns.features_off else []
+    return listed + [AddNeighbour(**name, entry=entry) for entry in netns.neighbours]
+
+
+def _made_here(veth: Veth) -> list[Operation]:
+    """Plan a device that CRIU does not make, and all that CRIU does not give its inner end."""
+    name: dict[str, Any] = {"inner": veth.inner, "outer": veth.outer.ifname}
+    netns = veth.netns or Inner(ifname=veth.inner)
+    made: Operation
+    if veth.kind == "veth":
+        made = MakePair(**name, netns=netns, ready=veth.ready)
+    else:
+        device: dict[str, Any] = {"kind": veth.kind, "kind_mode": veth.kind_mode, "parent": veth.parent}
+        made = MakeDevice(**name, **device, netns=netns, ready=veth.ready)
+    if veth.mode == READY:
+        return [made]
+    return [SetLoopbackUp(**name), made, *_inner_end(veth.inner, veth.outer.ifname, netns)]
+
+
+def _inner_end(inner: str, outer: str, netns: Inner) -> list[Operation]:
+    name: dict[str, Any] = {"inner": inner, "outer": outer, "inside": True}
+    settings = ((attribute, getattr(netns, attribute)) for attribute in ("txqueuelen", "group", "alias"))
+    flags = ((flag, getattr(netns, flag)) for flag in LINK_FLAGS)
+    return [
+        *(SetLink(**name, attribute=key, value=value) for key, value in settings if value is not None),
+        *(SetFlag(**name, flag=flag, on=on) for flag, on in flags if on is not None),
+        *(AddAltname(**name, altname=altname) for altname in netns.altnames),
+        *([SwitchOff(**name, features=netns.features_off)] if netns.features_off else []),
+        *(SetSysctl(**name, key=key, value=value) for key, value in netns.sysctl.items()),
+        *(AddAddress(**name, address=_usable_at_once(address)) for address in _as_added(netns.addresses)),
+        *([SetUp(**name)] if netns.up is not False else []),
+        *(SettleAddress(**name, address=address) for address in netns.addresses if _needs_settling(address)),
+        *(AddNeighbour(**name, entry=entry) for entry in netns.neighbours),
+        *(AddRoute(**name, route=route) for route in sorted(netns.routes, key=lambda route: bool(route.via))),
+    ]
+
+
+def _as_added(addresses: tuple[Address, ...]) -> list[Address]:
+    """Return addresses in the order in which they have to be added: the kernel lists the newest IPv6 one first."""
+    newest_first = [address for address in addresses if ":" in address.address]
+    return [address for address in addresses if ":" not in address.address] + newest_first[::-1]
+
+
+def _needs_settling(address: Address) -> bool:
+    return ":" in address.address and "nodad" not in address.flags
+
+
+def _usable_at_once(address: Address) -> Address:
+    """Return an address that needs no duplicate address detection: sockets are bound to it a moment later."""
+    if not _needs_settling(address):
+        return address
+    return msgspec.structs.replace(address, flags=(*address.flags, "nodad"))
 
 
 def _outer_end(inner: str, outer: Outer) -> list[Operation]:
-    name = {"inner": inner, "outer": outer.ifname}
+    name: dict[str, Any] = {"inner": inner, "outer": outer.ifname}
     settings = ((attribute, getattr(outer, attribute)) for attribute in LINK_SETTINGS)
     flags = ((flag, getattr(outer, flag)) for flag in LINK_FLAGS)
     return [
@@ -232,9 +419,10 @@ def _outer_end(inner: str, outer: Outer) -> list[Operation]:
         *(SetLink(**name, attribute=key, value=value) for key, value in settings if value is not None),
         *(SetFlag(**name, flag=flag, on=on) for flag, on in flags if on is not None),
         *(AddAltname(**name, altname=altname) for altname in outer.altnames),
+        *([SwitchOff(**name, features=outer.features_off)] if outer.features_off else []),
         *_port(name, outer),
         *(SetSysctl(**name, key=key, value=value) for key, value in outer.sysctl.items()),
-        *(AddAddress(**name, address=address) for address in outer.addresses),
+        *(AddAddress(**name, address=address) for address in _as_added(outer.addresses)),
         *_traffic_control(name, outer),
         SetUp(**name, up=outer.up is not False),
         *(AddNeighbour(**name, entry=entry) for entry in outer.neighbours),
@@ -243,7 +431,7 @@ def _outer_end(inner: str, outer: Outer) -> list[Operation]:
     ]
 
 
-def _port(name: dict[str, str], outer: Outer) -> list[Operation]:
+def _port(name: dict[str, Any], outer: Outer) -> list[Operation]:
     if outer.master is None:
         return []
     return [
@@ -254,7 +442,7 @@ def _port(name: dict[str, str], outer: Outer) -> list[Operation]:
     ]
 
 
-def _traffic_control(name: dict[str, str], outer: Outer) -> list[Operation]:
+def _traffic_control(name: dict[str, Any], outer: Outer) -> list[Operation]:
     """Order qdiscs and classes so that each follows its parent; filters come last, they name classes."""
     waiting: list[AddQdisc | AddClass] = [AddQdisc(**name, qdisc=qdisc) for qdisc in outer.qdiscs]
     waiting += [AddClass(**name, entry=entry) for entry in outer.classes]

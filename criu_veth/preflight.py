@@ -1,12 +1,14 @@
 """What can be known to fail, found before CRIU restores a byte: desired ends against this host, all faults together."""
 
+import os
 import time
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from criu_veth import netlink, wire
+from criu_veth import netlink, rules, wire
 from criu_veth.state import Veth
+from criu_veth.way import ADOPT, EMPTY
 
 #: How long a name may stay taken by the device of a container that is being killed, in seconds.
 DYING_WAIT = 2.0
@@ -29,6 +31,9 @@ def preflight(veths: tuple[Veth, ...], kernel: netlink.Kernel, *, wait: float = 
     check.names(veths, time.monotonic() + wait)
     for veth in veths:
         check.routes(veth)
+        check.parent(veth)
+        check.backup_port(veth, veths)
+        check.sysctls(veth)
     return Findings(tuple(check.faults), tuple(dict.fromkeys(check.warnings)), check.bridges)
 
 
@@ -85,7 +90,13 @@ class _Preflight:
 
     def names(self, veths: tuple[Veth, ...], deadline: float) -> None:
         """Find names that are taken; one that a dying device has is waited for."""
-        wanted = [(veth, name) for veth in veths for name in (veth.outer.ifname, *veth.outer.altnames) if name]
+        wanted = [
+            (veth, name)
+            for veth in veths
+            if veth.mode != ADOPT
+            for name in (veth.outer.ifname, *veth.outer.altnames, veth.ready)
+            if name
+        ]
         alive: netlink.Lifeline | None = None
         while wanted:
             taken = []
@@ -96,7 +107,7 @@ class _Preflight:
                 alive = alive or netlink.Lifeline(self._kernel)
                 if alive.is_dying(link):
                     taken.append((veth, name))
-                else:
+                elif not (veth.mode == EMPTY and link.kind == "veth"):  # that one may be the pair to adopt
                     self.faults.append(f"veth {veth.inner}: {_taken(name, link)}")
             wanted = taken
             if wanted and time.monotonic() > deadline:
@@ -108,6 +119,23 @@ class _Preflight:
                 return
             if wanted:
                 time.sleep(_POLL)
+
+    def backup_port(self, veth: Veth, veths: tuple[Veth, ...]) -> None:
+        """Check the port that stands in for this one; it may be another veth of the same container."""
+        name = veth.outer.backup_port
+        if name and name not in [other.outer.ifname for other in veths] and self._kernel.link(name) is None:
+            self.faults.append(f'veth {veth.inner}: its backup port "{name}" does not exist on this host')
+
+    def parent(self, veth: Veth) -> None:
+        """Check the device that an inner end is made on top of."""
+        if veth.parent and self._kernel.link(veth.parent) is None:
+            self.faults.append(f'{veth.kind} {veth.inner}: its parent "{veth.parent}" does not exist on this host')
+
+    def sysctls(self, veth: Veth) -> None:
+        """Check that this kernel has the settings; every device has the same ones, lo among them."""
+        for key in veth.outer.sysctl:
+            if not os.path.exists(f"/proc/sys/net/{rules.sysctl_path(key, 'lo')}"):
+                self.faults.append(f"veth {veth.inner}: this kernel has no sysctl {key} for a device")
 
     def routes(self, veth: Veth) -> None:
         for route in veth.outer.routes:

@@ -1,50 +1,62 @@
 """The slow path: mapping file and state file to program. Done while nobody waits, where that can be arranged."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from criu_veth import assemble, config, netlink, paths, plan, preflight, program, resolve, state, wire
+from criu_veth import assemble, config, match, netlink, paths, plan, preflight, program, resolve, state, wire
+from criu_veth.container import of_process
 from criu_veth.errors import InputError, OperationError
-from criu_veth.state import Veth
+from criu_veth.state import Container, Veth
+from criu_veth.way import Way
+
+#: The usual way: CRIU was told to make every pair.
+_MADE_BY_CRIU = Way(told=True)
 
 
 class Inputs(NamedTuple):
-    """What was read: ``config`` and ``state``, None where there is no such file; ``files`` is how these were before."""
+    """What was read: ``config`` and ``state``, None where there is no such file; ``files`` is how these were before.
+
+    ``chosen`` says how the mapping file was found, where several were to choose from.
+    """
 
     sources: paths.Sources
     files: program.Files
     config: config.Config | None
     state: state.State | None
+    chosen: tuple[match.Decision, ...] = ()
 
 
-def read(environ: Mapping[str, str], image_dir: str | None) -> Inputs:
+def read(environ: Mapping[str, str], image_dir: str | None, container: Container | None = None) -> Inputs:
     """Read the mapping file and the state file, where there are any.
 
-    Raises InputError.
+    ``container`` is what is known of the container beside what the images say. Raises InputError.
     """
     sources = paths.Sources(dict(environ), image_dir)
-    return Inputs(
-        sources,
-        program.files_of(sources),  # first: a file that changes after it was read is a change
-        config.load(sources.config) if sources.config else None,
-        state.read(sources.state) if sources.state else None,
-    )
+    files = program.files_of(sources)  # first: a file that changes after it was read is a change
+    found = state.read(sources.state) if sources.state else None
+    known = [one for one in (container, found.container if found else None) if one is not None]
+    chosen = match.choose(sources, match.subject(sources.image_dir, *known))
+    return Inputs(sources, files, config.load(sources.config) if sources.config else None, found, tuple(chosen))
 
 
 def nothing_to_go_by(sources: paths.Sources) -> str:
     """Say what was looked for, where there is neither a mapping file nor a state file."""
-    looked = " or ".join(sources.candidates)
-    return f"there is no mapping file ({looked}), and the images hold no {paths.STATE_NAME}"
+    there = [path for path in sources.candidates if path.rpartition("/")[0] != sources.image_dir]
+    looked = " or ".join([*there, *([f"one in {paths.MATCH_DIR} that matches"] if sources.matchable else [])])
+    return (
+        f"there is no mapping file ({looked}, or {paths.CONFIG_IN_IMAGES} in the images), and the images hold no"
+        f" {paths.STATE_NAME}"
+    )
 
 
-def desired(inputs: Inputs) -> tuple[Veth, ...]:
+def desired(inputs: Inputs, way: Way | None = None) -> tuple[Veth, ...]:
     """Return the ends that a restore of these images on this host should have.
 
-    Raises InputError.
+    ``way`` is how the inner ends come back; by default CRIU makes them. Raises InputError.
     """
     placeholders = {"hostname": os.uname().nodename, "image": program.image_name(inputs.sources.image_dir)}
-    return resolve.resolve(inputs.config, inputs.state, placeholders)
+    return resolve.resolve(inputs.config, inputs.state, placeholders, way)
 
 
 def preflight_here(veths: tuple[Veth, ...], *, wait: float = preflight.DYING_WAIT) -> preflight.Findings:
@@ -52,39 +64,51 @@ def preflight_here(veths: tuple[Veth, ...], *, wait: float = preflight.DYING_WAI
     rtnl = wire.Rtnl()
     try:
         return preflight.preflight(veths, netlink.Kernel(rtnl), wait=wait)
+    except OSError as error:
+        raise OperationError(f"cannot look at this host: {error}") from None
     finally:
         rtnl.close()
 
 
-def prepare(environ: Mapping[str, str], image_dir: str | None) -> program.Program:
+def prepare(
+    environ: Mapping[str, str], image_dir: str | None, way: Way = _MADE_BY_CRIU, pid: int | None = None
+) -> program.Program:
     """Make the program for this host, preflight it, save it.
 
+    ``pid`` is the container's first process, where there is one already.
     Raises InputError for the files, OperationError for what this host cannot do.
     """
-    inputs = read(environ, image_dir)
-    veths = desired(inputs)
+    inputs = read(environ, image_dir, of_process(pid) if pid else None)
+    veths = desired(inputs, way)
     found = preflight_here(veths)
     if found.faults:
         raise OperationError(*found.faults)
-    return save(veths, inputs, found)
+    return save(veths, inputs, found, way)
 
 
-def prepare_ahead(environ: Mapping[str, str], image_dir: str) -> program.Program | None:
-    """Make the program for this host at the dump, while the devices that it is to make are still there.
+def prepare_ahead(environ: Mapping[str, str], image_dir: str, ways: Iterable[Way]) -> list[program.Program]:
+    """Make programs for this host at the dump, while the devices that they are to make are still there.
 
-    Names that are taken are no fault then. Where something else is, None is returned: the restore may be meant for
-    another host, and pre-restore looks again.
+    One for each of ``ways``: how the restore will be asked for is not known yet. Names that are taken are no fault
+    now. Where something else is, that program is left out: the restore may be meant for another host, and pre-restore
+    looks again.
     """
-    try:
-        inputs = read(environ, image_dir)
-        veths = desired(inputs)
-        found = preflight_here(tuple(preflight.without_names(veth) for veth in veths))
-        return None if found.faults else save(veths, inputs, found)
-    except (InputError, OperationError):
-        return None
+    made = []
+    for way in ways:
+        try:
+            inputs = read(environ, image_dir)
+            veths = desired(inputs, way)
+            found = preflight_here(tuple(preflight.without_names(veth) for veth in veths))
+            if not found.faults:
+                made.append(save(veths, inputs, found, way))
+        except (InputError, OperationError):
+            continue
+    return made
 
 
-def save(veths: tuple[Veth, ...], inputs: Inputs, found: preflight.Findings) -> program.Program:
+def save(
+    veths: tuple[Veth, ...], inputs: Inputs, found: preflight.Findings, way: Way = _MADE_BY_CRIU
+) -> program.Program:
     """Assemble the program and write it.
 
     Raises OperationError.
@@ -94,16 +118,21 @@ def save(veths: tuple[Veth, ...], inputs: Inputs, found: preflight.Findings) -> 
     sources = inputs.sources
     image = program.image_name(sources.image_dir) if "{image}" in uses else None
     result = program.Program(
-        name=program.name_of(sources, image),
+        name=program.name_of(sources, image, way.key),
         inputs=(
             inputs.files,
-            os.uname().nodename if "{hostname}" in uses else None,
+            os.uname().nodename if "{hostname}" in uses or sources.matchable else None,
             image,
+            way.key,
+            program.origin_of(sources),
         ),
         checks=assemble.checks(veths, found.bridges),
         warnings=(*(inputs.config.notices if inputs.config else ()), *found.warnings),
         sections={},
     )
     explain = None if inputs.config or inputs.state else nothing_to_go_by(sources)
-    program.save(result, assemble.assemble(plan.make(veths), explain))
+    sent = inputs.config.announcements if inputs.config else config.Announcements()
+    made = plan.make(veths, repeat=sent.repeat, interval=sent.interval)
+    program.prune()
+    program.save(result, assemble.assemble(made, explain), plan.only_ipv6(made))
     return result

@@ -8,7 +8,7 @@ trusted and `marshal` can read it, which takes no import and the least time of a
 
 File: `MAGIC`, the header's length as eight digits in hexadecimal, the header and one section an action, each
 marshalled. The header is (inputs, checks, warnings, sections), where sections gives each action's (offset, length,
-number of slots).
+number of slots, whether it is only for IPv6 addresses).
 """
 
 import marshal  # only what this user's own, private directory holds
@@ -16,13 +16,19 @@ import posix
 import sys
 
 from criu_veth import __version__, paths
+from criu_veth.actions import POST_RESTORE
 from criu_veth.errors import OperationError
+from criu_veth.way import EXTERNAL
 
 MAGIC = f"criu-veth program {__version__} {sys.implementation.cache_tag}\n".encode()
 
+#: Names in a run's directory, beside those of actions.
+OWNER, ADOPTED, JOURNAL = "owner", "adopted", "journal"
+_LONG = 64
+
 #: Signature of a file: device, inode, size, mtime, ctime (both in ns), owner, mode. None: there is no such file.
 Signature = tuple[int, ...] | None
-Files = tuple[tuple[Signature, Signature], ...]
+Files = tuple[tuple[Signature, Signature] | tuple[str, ...], ...]
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` itself would take 10 ms
     from typing import Any
@@ -73,29 +79,48 @@ def files_of(sources: paths.Sources) -> Files:
     files = [*sources.candidates] + ([f"{sources.image_dir}/{paths.STATE_NAME}"] if sources.image_dir else [])
     if not sources.own:  # any image directory that holds nothing of ours gives the same program
         files = [sources.config] if sources.config else []
-    return tuple((_directory_signature(path), signature(path)) for path in files)
+    # Which of those that may match does, hangs on the image directory's path too.
+    matched = ((str(sources.image_dir), *sources.matchable),) if sources.matchable else ()
+    return (*((_directory_signature(path), signature(path)) for path in files + sources.matchable), *matched)
 
 
-def name_of(sources: paths.Sources, image: str | None) -> str:
+def name_of(sources: paths.Sources, image: str | None, way_key: str = EXTERNAL) -> str:
     """Return the name of the file in which the program of these sources is kept.
 
-    ``image`` is given where a placeholder used it: restores of several images from one mapping file may run at a time.
+    ``way_key`` tells how the devices come back (`way.Way.key`). ``image`` is given where a placeholder used it:
+    restores of several images from one mapping file may run at a time.
     """
     anchor, prefix = (sources.image_dir, "images") if sources.own else (sources.config, "config")
     found = signature(anchor) if anchor else None
     name = f"{prefix}-{found[0]:x}-{found[1]:x}" if found else "none"
+    name = f"{name}-{way_key if len(way_key) < _LONG and '/' not in way_key else _checksum(way_key)}"
     return name if image is None else f"{name}-{image[:32]}"
+
+
+def _checksum(text: str) -> str:
+    """Return a short name for a long text (FNV-1a, 64 bits); what a program was made from tells a clash apart."""
+    value = 0xCBF29CE484222325
+    for byte in text.encode("utf-8", "surrogateescape"):
+        value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return f"{value:016x}"
 
 
 def image_name(image_dir: str | None) -> str:
     """Return the last part of the image directory's real path, for the placeholder ``{image}``."""
-    if not image_dir:
-        return ""
+    return real_image_dir(image_dir).rstrip("/").rpartition("/")[2]
+
+
+def real_image_dir(image_dir: str | None) -> str:
+    """Return the path of the directory that ``/proc/PID/fd/N`` stands for; empty where there is none."""
     try:
-        image_dir = posix.readlink(image_dir)
+        return posix.readlink(image_dir or "")
     except OSError:
-        pass
-    return image_dir.rstrip("/").rpartition("/")[2]
+        return image_dir or ""
+
+
+def origin_of(sources: paths.Sources) -> str | None:
+    """Return the path without which the program of these sources has no more use, if there is one."""
+    return real_image_dir(sources.image_dir) if sources.own else sources.config
 
 
 def secure_run_dir(*, make: bool) -> bool:
@@ -120,12 +145,17 @@ def secure_run_dir(*, make: bool) -> bool:
     return True
 
 
-def encode(program: Program, operations: "dict[str, tuple[int, Tuple]]") -> bytes:
-    """Return the file of ``program`` with these operations: by action, the number of slots and the operations."""
+def encode(
+    program: Program, operations: "dict[str, tuple[int, Tuple]]", only_ipv6: "frozenset[str]" = frozenset()
+) -> bytes:
+    """Return the file of ``program`` with these operations: by action, the number of slots and the operations.
+
+    The actions ``only_ipv6`` have nothing to do for a container without IPv6 addresses that matter.
+    """
     sections, bodies, offset = {}, [], 0
     for action, (slots, listed) in operations.items():
         body = marshal.dumps(listed)
-        sections[action] = (offset, len(body), slots)
+        sections[action] = (offset, len(body), slots, action in only_ipv6)
         offset += len(body)
         bodies.append(body)
     program.sections = sections
@@ -133,15 +163,17 @@ def encode(program: Program, operations: "dict[str, tuple[int, Tuple]]") -> byte
     return MAGIC + b"%08x" % len(header) + header + b"".join(bodies)
 
 
-def save(program: Program, operations: "dict[str, tuple[int, Tuple]]") -> None:
-    """Write the program's file, whole or not at all.
+def save(
+    program: Program, operations: "dict[str, tuple[int, Tuple]]", only_ipv6: "frozenset[str]" = frozenset()
+) -> None:
+    """Write the program's file, whole or not at all; parameters as those of `encode`.
 
     Raises OperationError.
     """
     secure_run_dir(make=True)
     path = f"{paths.PROGRAMS}/{program.name}"
     temporary = f"{path}.{posix.getpid()}"
-    data = encode(program, operations)
+    data = encode(program, operations, only_ipv6)
     try:
         descriptor = posix.open(temporary, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_NOFOLLOW, 0o600)
         try:
@@ -179,18 +211,18 @@ def _header_end(data: bytes) -> int:
     return start + int(data[len(MAGIC) : start], 16)
 
 
-def find(sources: paths.Sources, hostname: str) -> Program | None:
+def find(sources: paths.Sources, hostname: str, way_key: str = EXTERNAL) -> Program | None:
     """Return the program of these sources if there is one and nothing that it was made from has changed."""
     if not secure_run_dir(make=False):
         return None
     files = files_of(sources)
     for image in (None, image_name(sources.image_dir)):
-        name = name_of(sources, image)
+        name = name_of(sources, image, way_key)
         data = _read(f"{paths.PROGRAMS}/{name}")
         if data is None or not data.startswith(MAGIC):
             continue
         inputs, checks, warnings, sections = marshal.loads(data[len(MAGIC) + 8 : _header_end(data)])  # noqa: S302
-        if inputs == (files, None if inputs[1] is None else hostname, image):
+        if inputs == (files, None if inputs[1] is None else hostname, image, way_key, origin_of(sources)):
             return Program(name, inputs, checks, warnings, sections)
     return None
 
@@ -200,8 +232,10 @@ def run_dir(criu_pid: int) -> str:
     return f"{paths.RUNS}/{criu_pid}"
 
 
-def start_run(criu_pid: int, program: Program) -> None:
+def start_run(criu_pid: int, program: Program, *, ipv6: bool = True) -> None:
     """Link ``program`` for the later actions of this restore; whatever an earlier criu of the same pid left is dropped.
+
+    Without ``ipv6``, actions that are only for IPv6 addresses are left out.
 
     Raises OperationError.
     """
@@ -211,10 +245,70 @@ def start_run(criu_pid: int, program: Program) -> None:
     path = run_dir(criu_pid)
     try:
         posix.mkdir(path, 0o700)
-        for action in program.sections:
+        _write(f"{path}/{OWNER}", start_time(criu_pid))
+        for action, section in program.sections.items():
+            if section[3] and not ipv6:
+                continue
             posix.link(f"{paths.PROGRAMS}/{program.name}", f"{path}/{action}")
     except OSError as error:
         raise OperationError(f"cannot write {path}: {error.strerror}") from None
+
+
+def start_time(pid: int) -> str:
+    """Return when a process was started, in ticks since boot; empty if there is no such process."""
+    try:
+        data = _read_all(f"/proc/{pid}/stat")
+    except OSError:
+        return ""
+    return data.rpartition(b")")[2].split()[19].decode()
+
+
+def _read_all(path: str) -> bytes:
+    descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        return posix.read(descriptor, 4096)
+    finally:
+        posix.close(descriptor)
+
+
+def _write(path: str, text: str) -> None:
+    descriptor = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW, 0o600)
+    try:
+        posix.write(descriptor, text.encode("utf-8", "surrogateescape"))
+    finally:
+        posix.close(descriptor)
+
+
+def adopt(criu_pid: int, names: "frozenset[bytes]") -> None:
+    """Remember, for the later actions of this restore, which inner ends somebody else made."""
+    if names:
+        _write(f"{run_dir(criu_pid)}/{ADOPTED}", b"".join(sorted(names)).decode("utf-8", "surrogateescape"))
+
+
+def adopted(criu_pid: int) -> "frozenset[bytes]":
+    """Return the names that `adopt` remembered, each with its NUL."""
+    data = _read(f"{run_dir(criu_pid)}/{ADOPTED}") or b""
+    return frozenset(name + b"\0" for name in data.split(b"\0") if name)
+
+
+def journal(criu_pid: int) -> str:
+    """Return the path of the restore's journal."""
+    return f"{run_dir(criu_pid)}/{JOURNAL}"
+
+
+def stale_runs() -> "list[int]":
+    """Return the pids of the restores whose criu has ended."""
+    try:
+        names = posix.listdir(paths.RUNS)
+    except FileNotFoundError:
+        return []
+    return [int(name) for name in names if name.isdecimal() and not _is_running(int(name))]
+
+
+def _is_running(criu_pid: int) -> bool:
+    started = start_time(criu_pid)
+    owner = (_read(f"{run_dir(criu_pid)}/{OWNER}") or b"").decode()
+    return bool(started) and owner in ("", started)
 
 
 def has_run(criu_pid: int) -> bool:
@@ -231,20 +325,42 @@ def operations(criu_pid: int, action: str) -> "tuple[int, Tuple] | None":
         return None
     end = _header_end(data)
     sections = marshal.loads(data[len(MAGIC) + 8 : end])[3]  # noqa: S302
-    offset, length, slots = sections[action]
+    offset, length, slots, _ = sections[action]
     return slots, marshal.loads(data[end + offset : end + offset + length])  # noqa: S302
+
+
+def prune() -> "list[str]":
+    """Remove the programs whose images or mapping file are gone; return their names."""
+    removed = []
+    for name in posix.listdir(paths.PROGRAMS) if secure_run_dir(make=False) else ():
+        path = f"{paths.PROGRAMS}/{name}"
+        data = _read(path) or b""
+        if data.startswith(MAGIC):
+            origin = marshal.loads(data[len(MAGIC) + 8 : _header_end(data)])[0][-1]  # noqa: S302
+            stale = origin is not None and not paths.exists(origin)
+        else:  # another version's, or a part of one that died while it was written
+            stale = not name.rpartition(".")[2].isdecimal() or not paths.exists(f"/proc/{name.rpartition('.')[2]}")
+        if stale:
+            _unlink(path)
+            removed.append(name)
+    return removed
 
 
 def finish(criu_pid: int, action: str) -> None:
     """Leave nothing to do for an action, should it be called again: CRIU 4.1.1 may run a runtime's script twice."""
     _unlink(f"{run_dir(criu_pid)}/{action}")
+    if action == POST_RESTORE:  # what was made for CRIU to move has been moved
+        _unlink(journal(criu_pid))
 
 
 def _forget_the_dead() -> None:
-    """Drop what is left of restores whose criu has ended: nobody says when a restore is over."""
-    for name in posix.listdir(paths.RUNS):
-        if name.isdecimal() and not paths.exists(f"/proc/{name}"):
-            end_run(int(name))
+    """Drop what is left of restores whose criu has ended: nobody says when a restore is over.
+
+    A journal is kept: what it names has to be looked at first.
+    """
+    for pid in stale_runs():
+        if not paths.exists(journal(pid)):
+            end_run(pid)
 
 
 def end_run(criu_pid: int) -> None:

@@ -11,7 +11,8 @@ import msgspec
 from criu_veth import rules
 from criu_veth.config import Config, VethConfig, expand
 from criu_veth.errors import InputError
-from criu_veth.state import CapturedVeth, Outer, State, Veth
+from criu_veth.state import CapturedVeth, End, Inner, Outer, State, Veth
+from criu_veth.way import EMPTY, EXTERNAL, READY, UNKNOWN, Way
 
 #: What a pair has that CRIU or this program makes anew; a captured value that is the same needs no message.
 NEW_LINK: dict[str, Any] = {
@@ -37,13 +38,17 @@ NEW_PORT = {
 }
 
 
-def resolve(config: Config | None, state: State | None, placeholders: Mapping[str, str]) -> tuple[Veth, ...]:
+def resolve(
+    config: Config | None, state: State | None, placeholders: Mapping[str, str], way: Way | None = None
+) -> tuple[Veth, ...]:
     """Return the desired ends: those captured, in their order, then those that only the mapping file names.
 
-    ``placeholders`` gives ``hostname`` and ``image``. Raises InputError with every name that comes out impossible.
+    ``placeholders`` gives ``hostname`` and ``image``; ``way`` how the inner ends come back (by default CRIU makes
+    them all). Raises InputError with every name that comes out impossible, and every contradiction.
     """
     faults: list[str] = []
-    entries = {entry.inner: entry for entry in config.veths} if config else {}
+    entries_by_inner = {entry.inner: entry for entry in config.veths} if config else {}
+    entries = dict(entries_by_inner)
     remap = config.remap_bridge if config else {}
     veths = []
     for number, captured in enumerate(state.veths if state else ()):
@@ -53,6 +58,8 @@ def resolve(config: Config | None, state: State | None, placeholders: Mapping[st
     for entry in entries.values():
         bare = Veth(inner=entry.inner, outer=Outer(ifname="", up=True), where=entry.where)
         veths.append(_overlay(bare, entry, placeholders, faults))
+    if way is not None:
+        veths = [_with_mode(veth, entries_by_inner.get(veth.inner), way, faults) for veth in veths]
     faults += _clashes(veths)
     if faults:
         path = f"{config.path}: " if config else ""
@@ -78,11 +85,17 @@ def _clashes(veths: list[Veth]) -> list[str]:
 
 def _as_captured(captured: CapturedVeth, remap: Mapping[str, str], where: str) -> Veth:
     outer = captured.outer
-    same = {key: None for key, value in NEW_LINK.items() if getattr(outer, key) == value}
+    same = _as_new(outer)
     port = {flag: value for flag, value in outer.port.items() if value != NEW_PORT.get(flag, 0)}
     master = remap.get(outer.master, outer.master) if outer.master else None
     outer = msgspec.structs.replace(outer, **same, port=port, master=master)
-    return Veth(inner=captured.inner.ifname, outer=outer, netns=captured.inner, where=where)
+    netns = msgspec.structs.replace(captured.inner, **_as_new(captured.inner))
+    return Veth(inner=captured.inner.ifname, outer=outer, netns=netns, where=where)
+
+
+def _as_new(end: End) -> dict[str, None]:
+    """Return the fields that a new device has by itself, to be left out."""
+    return {key: None for key, value in NEW_LINK.items() if getattr(end, key) == value}
 
 
 def _overlay(base: Veth, entry: VethConfig, placeholders: Mapping[str, str], faults: list[str]) -> Veth:
@@ -92,8 +105,12 @@ def _overlay(base: Veth, entry: VethConfig, placeholders: Mapping[str, str], fau
         if getattr(entry, key) is not None:
             changes[key] = getattr(entry, key)
     for key in ("altnames", "addresses", "routes"):
-        if getattr(entry, key):
+        if getattr(entry, key) is not None:
             changes[key] = getattr(entry, key)
+    if entry.own_port and not (entry.bridge or base.outer.master):
+        faults.append(
+            f'{entry.where}.port: "{entry.inner}" has no bridge, so its outer end is no port: write bridge = "..."'
+        )
     if entry.bridge is not None:
         changes["master"] = entry.bridge or None
         changes["master_kind"] = "bridge" if entry.bridge else None
@@ -101,10 +118,38 @@ def _overlay(base: Veth, entry: VethConfig, placeholders: Mapping[str, str], fau
     changes["sysctl"] = {**base.outer.sysctl, **entry.sysctl}
     return msgspec.structs.replace(
         base,
-        outer=msgspec.structs.replace(base.outer, **changes),
+        netns=_inner_end(base.netns, entry.netns),
+        explicit=True,
+        kind=entry.kind,
+        parent=entry.parent,
+        kind_mode=entry.kind_mode,
+        outer=_renamed(msgspec.structs.replace(base.outer, **changes), base.outer.ifname),
         announce=entry.announce is not False,
+        skip_dad=entry.ipv6_dad != "keep",
         where=entry.where,
     )
+
+
+def _renamed(outer: Outer, before: str) -> Outer:
+    """Have rules and address labels follow a captured device to its new name."""
+    name = outer.ifname
+    if not before or name == before:
+        return outer
+    rules_ = tuple(
+        msgspec.structs.replace(
+            rule,
+            iif=name if rule.iif == before else rule.iif,
+            oif=name if rule.oif == before else rule.oif,
+        )
+        for rule in outer.rules
+    )
+    addresses = tuple(
+        msgspec.structs.replace(address, label=name + address.label.removeprefix(before))
+        if address.label.startswith(before + ":")
+        else address
+        for address in outer.addresses
+    )
+    return msgspec.structs.replace(outer, rules=rules_, addresses=addresses)
 
 
 def _texts(base: Veth, entry: VethConfig, values: Mapping[str, str], faults: list[str]) -> dict[str, Any]:
@@ -114,10 +159,39 @@ def _texts(base: Veth, entry: VethConfig, values: Mapping[str, str], faults: lis
         changes["ifname"] = expand(entry.outer, values)
         if fault := rules.ifname_fault(changes["ifname"]):
             faults.append(f"{entry.where}.outer: {entry.outer!r} becomes a name that is impossible: {fault}")
-    elif not base.outer.ifname:
+    elif not base.outer.ifname and entry.kind == "veth":
         faults.append(f'{entry.where}: the outer end has no name: write outer = "..." for "{entry.inner}"')
     if entry.alias is not None:
         changes["alias"] = expand(entry.alias, values)
         if fault := rules.alias_fault(changes["alias"]):
             faults.append(f"{entry.where}.alias: {fault}")
     return changes
+
+
+def _inner_end(captured: Inner | None, asked: Inner | None) -> Inner | None:
+    """Put what ``[veth.netns]`` says over what was captured of the inner end."""
+    if captured is None or asked is None:
+        return asked or captured
+    changes = {key: getattr(asked, key) for key in ("mac", "mtu", "addresses", "routes") if getattr(asked, key)}
+    return msgspec.structs.replace(captured, **changes, sysctl={**captured.sysctl, **asked.sysctl})
+
+
+def _with_mode(veth: Veth, entry: VethConfig | None, way: Way, faults: list[str]) -> Veth:
+    """Decide how the inner end comes back: criu's options and the images, then what the mapping file insists on."""
+    seen = way.mode_of(veth.inner)
+    mode = seen
+    if entry is not None and entry.mode is not None:
+        mode = entry.mode
+        if seen not in (mode, UNKNOWN):
+            faults.append(f'{veth.where}.mode: "{mode}" contradicts what {_SAYS[seen]} ({seen}); leave the mode out')
+    if veth.kind != "veth" and mode == EXTERNAL:
+        faults.append(f"{veth.where}.kind: CRIU makes no {veth.kind}: give it --external 'netdev[{veth.inner}]:NAME'")
+    return msgspec.structs.replace(veth, mode=mode, ready=way.ready.get(veth.inner, "") if mode == READY else "")
+
+
+_SAYS = {
+    EXTERNAL: "criu was told",
+    READY: "criu was told with --external netdev[]",
+    EMPTY: "criu was told, or the images without devices say",
+    "adopt": "criu was told of an external network namespace",
+}

@@ -67,6 +67,12 @@ def alias_fault(alias: str) -> str | None:
     return None
 
 
+def hardware_address_fault(mac: str) -> str | None:
+    """Say why ``mac`` is no hardware address; that of a neighbour may be a multicast one."""
+    fault = mac_fault(mac)
+    return fault if fault and "is not a MAC address" in fault else None
+
+
 def mac_fault(mac: str) -> str | None:
     """Say why ``mac`` cannot be the hardware address of a veth."""
     parts = mac.split(":")
@@ -191,5 +197,8 @@ def tc_number(text: str) -> int:
     for number, name in _TC_NAMES.items():
         if text == name:
             return number
-    major, _, minor = text.partition(":")
-    return int(major, 16) << 16 | int(minor or "0", 16)
+    major, colon, minor = text.partition(":")
+    number = int(major, 16) << 16 | int(minor or "0", 16)
+    if not colon or not 0 <= number < 1 << 32:
+        raise ValueError("a handle is MAJOR:MINOR in hexadecimal")
+    return number

@@ -7,6 +7,7 @@ where those have one; numbers without a name (protocols, scopes, tables, types) 
 
 import os
 import stat
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import msgspec
@@ -16,6 +17,29 @@ from criu_veth.errors import InputError
 
 SCHEMA_VERSION = 1
 MAX_SIZE = 32 << 20
+
+#: Bridge port flags, by the names of ``bridge link set``.
+PORT_FLAGS = (
+    "priority", "cost", "hairpin", "guard", "root_block", "fastleave", "learning", "flood", "proxy_arp",
+    "proxy_arp_wifi", "mcast_router", "mcast_flood", "mcast_to_unicast", "vlan_tunnel", "bcast_flood",
+    "group_fwd_mask", "neigh_suppress", "isolated", "locked", "mab", "mcast_max_groups", "neigh_vlan_suppress",
+)  # fmt: skip
+#: ``IFA_F_*`` in lower case; the last two are the kernel's to give.
+ADDRESS_FLAGS = (
+    "nodad",
+    "optimistic",
+    "home",
+    "mngtmpaddr",
+    "noprefixroute",
+    "autojoin",
+    "temporary",
+    "stable_privacy",
+)
+#: ``RTAX_*`` in lower case.
+ROUTE_METRICS = (
+    "lock", "mtu", "window", "rtt", "rttvar", "ssthresh", "cwnd", "advmss", "reordering", "hoplimit", "initcwnd",
+    "features", "rto_min", "initrwnd", "quickack", "cc_algo", "fastopen_no_cookie",
+)  # fmt: skip
 
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
 U32 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
@@ -212,6 +236,17 @@ class Host(Data, frozen=True, kw_only=True):
     created: Text
 
 
+class Container(Data, frozen=True, kw_only=True):
+    """Which container it was, as far as that could be seen: its ``runtime``, its ``id`` and its ``names``.
+
+    A name may be one of several: ``web``, and for a pod's container also ``NAMESPACE/POD/CONTAINER``.
+    """
+
+    runtime: Text = ""
+    id: Text = ""
+    names: tuple[Text, ...] = ()
+
+
 class State(Data, frozen=True, kw_only=True):
     """A container's network as it was at the dump: what ``criu-veth.json`` in an image directory holds.
 
@@ -220,6 +255,7 @@ class State(Data, frozen=True, kw_only=True):
 
     version: int
     host: Host
+    container: Container = Container()
     veths: tuple[CapturedVeth, ...] = ()
     notes: tuple[Text, ...] = ()
     warnings: tuple[Text, ...] = ()
@@ -229,14 +265,23 @@ class Veth(Data, frozen=True, kw_only=True):
     """One pair as a restore should leave it.
 
     ``inner`` is the inner end's name, ``netns`` what it should have where CRIU does not bring it back, and ``where``
-    the entry of the mapping file or state file that this comes from, for messages.
+    the entry of the mapping file or state file that this comes from, for messages; ``explicit`` if a mapping file
+    names it. ``mode`` is the way it comes back (see `criu_veth.way`), ``ready`` the name under which CRIU takes it in
+    the way of that name. A ``kind`` other than ``veth`` has no outer end but a ``parent``, and a ``kind_mode``.
     """
 
     inner: str
     outer: Outer
     netns: Inner | None = None
     announce: bool = True
+    skip_dad: bool = True
     where: str = ""
+    mode: str = "external"
+    ready: str = ""
+    kind: str = "veth"
+    parent: str = ""
+    kind_mode: str = ""
+    explicit: bool = False
 
 
 class _Version(msgspec.Struct):
@@ -282,13 +327,16 @@ def read(path: str) -> State:
     except OSError as error:
         what = "is a symbolic link" if os.path.islink(path) else f"cannot be read: {error.strerror}"
         raise InputError(f"{path}: the state file {what}") from None
-    with os.fdopen(descriptor, "rb") as stream:
-        info = os.fstat(stream.fileno())
+    try:
+        info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode):
             raise InputError(f"{path}: the state file is not a regular file")
         if info.st_size > MAX_SIZE:
             raise InputError(f"{path}: the state file is {info.st_size} bytes long; {MAX_SIZE} is the most it can be")
-        return parse(stream.read(MAX_SIZE + 1), path)
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            return parse(stream.read(MAX_SIZE + 1), path)
+    finally:
+        os.close(descriptor)
 
 
 def parse(data: bytes, path: str) -> State:
@@ -298,6 +346,8 @@ def parse(data: bytes, path: str) -> State:
     """
     try:
         version = msgspec.json.decode(data, type=_Version).version
+        if version < 1:
+            raise InputError(f"{path}: version: {version} is no version of this file")
         if version > SCHEMA_VERSION:
             raise InputError(
                 f"{path}: is of version {version}, and this criu-veth knows up to {SCHEMA_VERSION}: install the"
@@ -329,10 +379,64 @@ def _faults(state: State) -> list[str]:
             if f"{side} {end.ifname}" in seen:
                 faults.append(f'{where}.ifname: "{end.ifname}" is the name of {seen[f"{side} {end.ifname}"]} too')
             seen.setdefault(f"{side} {end.ifname}", where)
-        outer = veth.outer
-        if outer.master is not None and (fault := rules.ifname_fault(outer.master)):
-            faults.append(f"veths[{number}].outer.master: {fault}")
+        faults += [f"veths[{number}].outer.{fault}" for fault in _outer_faults(veth.outer)]
     return faults
+
+
+def _outer_faults(outer: Outer) -> list[str]:
+    checks: list[tuple[str, str | None]] = []
+    for key in ("master", "backup_port"):
+        name = getattr(outer, key)
+        checks.append((key, None if name is None else rules.ifname_fault(name)))
+    checks += [("port", None if flag in PORT_FLAGS else f"{flag!r} is no flag of a bridge port") for flag in outer.port]
+    checks += [(f"fdb[{number}]", _fdb_fault(entry)) for number, entry in enumerate(outer.fdb)]
+    checks += [(f"rules[{number}]", _rule_fault(rule, outer.ifname)) for number, rule in enumerate(outer.rules)]
+    handles = {"root", "ingress", *(qdisc.handle for qdisc in outer.qdiscs), *(entry.handle for entry in outer.classes)}
+    for key in ("qdiscs", "classes", "filters"):
+        checks += [(f"{key}[{number}]", _tc_fault(entry, handles)) for number, entry in enumerate(getattr(outer, key))]
+    return [f"{key}: {fault}" for key, fault in checks if fault]
+
+
+def _fdb_fault(entry: FdbEntry) -> str | None:
+    if entry.state not in ("static", "permanent"):
+        return f"{entry.state!r} is not static or permanent"
+    unknown = [flag for flag in entry.flags if flag not in ("sticky", "extern_learn")]
+    if unknown:
+        return f"{unknown[0]!r} is not sticky or extern_learn"
+    return rules.hardware_address_fault(entry.mac)
+
+
+def _rule_fault(rule: Rule, ifname: str) -> str | None:
+    """A rule lasts longer than the device: one that does not name it is none of a veth's business."""
+    if ifname not in (rule.iif, rule.oif):
+        return f'does not name "{ifname}", as iif or oif'
+    for name in filter(None, (rule.iif, rule.oif)):
+        if fault := rules.ifname_fault(name):
+            return fault
+    return _value_fault(rules.parse_interface, filter(None, (rule.src, rule.dst))) or _family_fault(rule.family)
+
+
+def _tc_fault(entry: Qdisc | TcClass | Filter, handles: set[str]) -> str | None:
+    if not isinstance(entry, Filter) and (fault := _value_fault(rules.tc_number, (entry.handle,))):
+        return fault
+    if fault := _value_fault(rules.tc_number, (entry.parent,)) or _value_fault(bytes.fromhex, (entry.options,)):
+        return fault
+    clsact = isinstance(entry, Filter) and entry.parent in ("ffff:fff2", "ffff:fff3")
+    return None if clsact or entry.parent in handles else f"its parent {entry.parent} is not there"
+
+
+def _value_fault(read: Callable[[str], object], texts: Iterable[str]) -> str | None:
+    """Return what ``read`` says of the first text that it refuses."""
+    for text in texts:
+        try:
+            read(text)
+        except ValueError as error:
+            return f"{text!r}: {error}"
+    return None
+
+
+def _family_fault(family: str) -> str | None:
+    return None if family in ("inet", "inet6") else f"{family!r} is not inet or inet6"
 
 
 def _end_faults(end: End) -> list[str]:
@@ -346,6 +450,7 @@ def _end_faults(end: End) -> list[str]:
     checks += [(f"altnames[{number}]", rules.altname_fault(name)) for number, name in enumerate(end.altnames)]
     checks += [(f"addresses[{number}]", _address_fault(entry)) for number, entry in enumerate(end.addresses)]
     checks += [(f"routes[{number}]", _route_fault(entry)) for number, entry in enumerate(end.routes)]
+    checks += [(f"neighbours[{number}]", _neighbour_fault(entry)) for number, entry in enumerate(end.neighbours)]
     checks += [("sysctl", _sysctl_fault(key)) for key in end.sysctl]
     return [f"{key}: {fault}" for key, fault in checks if fault]
 
@@ -365,7 +470,8 @@ def _address_fault(entry: Address) -> str | None:
             rules.parse_address(address)
     except ValueError as error:
         return str(error)
-    return None
+    unknown = [flag for flag in entry.flags if flag not in ADDRESS_FLAGS]
+    return f"{unknown[0]!r} is no flag of an address" if unknown else None
 
 
 def _route_fault(entry: Route) -> str | None:
@@ -376,7 +482,19 @@ def _route_fault(entry: Route) -> str | None:
             rules.parse_address(address)
     except ValueError as error:
         return str(error)
-    return None if entry.family in {"inet", "inet6"} else f"{entry.family!r} is not inet or inet6"
+    unknown = [name for name in entry.metrics if name not in ROUTE_METRICS]
+    if unknown:
+        return f"{unknown[0]!r} is no metric of a route"
+    own = [entry.src] if entry.dst == "default" else [entry.src, entry.dst]
+    if any(rules.family_name(text) != entry.family for text in own if text):
+        return f"{entry.dst} is not of the family {entry.family}"
+    return _family_fault(entry.family)
+
+
+def _neighbour_fault(entry: Neighbour) -> str | None:
+    if entry.lladdr and (fault := rules.hardware_address_fault(entry.lladdr)):
+        return fault
+    return _value_fault(rules.parse_address, (entry.dst,))
 
 
 def path_in(image_dir: str) -> str:

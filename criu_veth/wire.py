@@ -14,11 +14,14 @@ ORDER = sys.byteorder
 HEADER = 16  # struct nlmsghdr
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
+NLA_F_NESTED = 0x8000
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 _NLM_F_CAPPED, _NLM_F_ACK_TLVS = 0x100, 0x200
 _NLM_F_DUMP_INTR = 0x10
 _NLMSGERR_ATTR_MSG = 1
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 _SO_RCVBUFFORCE = 33
+_NETLINK_GENERIC = 16
 _CLONE_NEWNET = 0x40000000
 
 #: Requests sent before their replies are read. An acknowledgement takes about 1 KiB of the receive buffer (skb
@@ -96,6 +99,12 @@ def put_attr(kind: int, payload: bytes) -> bytes:
     """Encode one attribute, padded to four bytes."""
     length = 4 + len(payload)
     return length.to_bytes(2, ORDER) + kind.to_bytes(2, ORDER) + payload + bytes(-length % 4)
+
+
+def message(kind: int, flags: int, body: bytes) -> bytes:
+    """Return a message of this type: nlmsghdr and ``body``, which starts with the family's own header."""
+    header = u32(HEADER + len(body)) + kind.to_bytes(2, ORDER) + flags.to_bytes(2, ORDER) + bytes(8)
+    return header + body
 
 
 class Rtnl:
@@ -250,6 +259,13 @@ class Namespaces:
             with self.inside():
                 self._inner = Rtnl()
         return self._inner
+
+    def generic(self, *, inner: bool) -> Rtnl:
+        """Return a new generic netlink socket of one of the two namespaces; the caller closes it."""
+        if not inner:
+            return Rtnl(_NETLINK_GENERIC)
+        with self.inside():
+            return Rtnl(_NETLINK_GENERIC)
 
     def inside(self) -> "Inside":
         """Return a context in which this thread is in the container's network namespace."""

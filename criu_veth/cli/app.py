@@ -16,7 +16,12 @@ COMMANDS = {
     "check": "Check the mapping file, then this host.",
     "plan": "Print what the hook would do at each action of a restore.",
     "options": "Print the options that CRIU has to be given for a restore.",
-    "schema": "Print the JSON Schema of the mapping file.",
+    "capture": "Capture the network of a running container.",
+    "inspect": "Show what a checkpoint holds of its container's network.",
+    "prepare": "Make the program for a restore on this host, ahead of it.",
+    "verify": "Compare the kernel with what a restore should have made.",
+    "gc": "Remove what restores that died have left on this host.",
+    "schema": "Print the JSON Schema of the mapping file, or of the state file.",
     "hook-path": "Print the path of the hook, which is CRIU's action script.",
 }
 
@@ -43,7 +48,7 @@ class App(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Show the help to whoever calls without arguments, and say that it was no use."""
-        if not args:
+        if not args and not ctx.resilient_parsing:  # which is how a shell's completion asks
             click.echo(ctx.get_help(), err=True)
             ctx.exit(2)
         return super().parse_args(ctx, args)
@@ -69,6 +74,7 @@ class App(click.Group):
 def app() -> None:
     """Put the outer ends of a checkpointed container's veth pairs back.
 
-    The work is done by a hook that CRIU runs as its action script. These commands are for the operator: they read the
-    mapping file, /etc/criu/criu-veth.toml unless another is named, and change nothing.
+    The work is done by a hook that CRIU runs as its action script. These commands are for the operator. They read the
+    mapping file, /etc/criu/criu-veth.toml unless another is named, what was captured at the dump, and the kernel; none
+    changes a container's network, and only gc removes a device.
     """

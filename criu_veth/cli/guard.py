@@ -49,7 +49,8 @@ def _call_fault(error: click.ClickException) -> str:
         return message
     command = context.command_path.partition(" ")[2]
     where = f"{command}: " if command else ""
-    return f"{where}{message[:1].lower()}{message[1:]}; see {context.command_path} --help"
+    see = " See" if message.endswith("?") else "; see"
+    return f"{where}{message[:1].lower()}{message[1:]}{see} {context.command_path} --help"
 
 
 def _os_fault(error: OSError, number: int) -> str:

@@ -1,14 +1,24 @@
 """What preflight says of this host, asked by an operator: the container may not have been checkpointed yet."""
 
+import os
+from typing import NamedTuple
+
 from criu_veth import netlink, preflight, wire
-from criu_veth.errors import OperationError, errno_text
+from criu_veth.errors import InputError, OperationError, errno_text
 from criu_veth.state import Route, Veth
 
 _IFLA_TARGET_NETNSID = 46
 
 
-def examine(veths: tuple[Veth, ...]) -> preflight.Findings:
-    """Do a preflight of ``veths``; outer ends whose container still runs are warned of and count as gone.
+class Examined(NamedTuple):
+    """What preflight ``found``, and a warning for each outer end whose container is ``running``, counted as gone."""
+
+    found: preflight.Findings
+    running: tuple[str, ...]
+
+
+def examine(veths: tuple[Veth, ...]) -> Examined:
+    """Do a preflight of ``veths``.
 
     Raises OperationError if the kernel cannot be asked.
     """
@@ -16,12 +26,23 @@ def examine(veths: tuple[Veth, ...]) -> preflight.Findings:
         rtnl = wire.Rtnl()
         try:
             kernel = AfterTheDump(rtnl, veths)
-            found = preflight.preflight(veths, kernel)
+            return Examined(preflight.preflight(veths, kernel), tuple(kernel.running))
         finally:
             rtnl.close()
     except OSError as error:
         raise OperationError(f"cannot read this host's network: {errno_text(error.errno or 0, str(error))}") from None
-    return found._replace(warnings=(*kernel.running, *found.warnings))
+
+
+def refuse_no_container(pid: int) -> None:
+    """Raise InputError unless ``pid`` is in a network namespace of its own."""
+    try:
+        inner = os.stat(f"/proc/{pid}/ns/net")
+    except FileNotFoundError:
+        raise InputError(f"there is no process {pid}") from None
+    except OSError as error:
+        raise OperationError(f"cannot look at process {pid}: {errno_text(error.errno or 0)}; be root") from None
+    if os.path.samestat(inner, os.stat("/proc/self/ns/net")):
+        raise InputError(f"process {pid} is in this host's own network namespace: it is no container's")
 
 
 class AfterTheDump(netlink.Kernel):
@@ -37,7 +58,7 @@ class AfterTheDump(netlink.Kernel):
         self.running: list[str] = []
         alive = netlink.Lifeline(self)
         for veth in veths:
-            link = super().link(veth.outer.ifname)
+            link = super().link(veth.outer.ifname) if veth.outer.ifname else None
             if link is not None and not alive.is_dying(link) and self._peer_name(link) == veth.inner:
                 self._hidden.add(link.index)
                 self.running.append(

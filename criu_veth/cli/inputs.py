@@ -4,15 +4,41 @@ import os
 from typing import NamedTuple
 
 from criu_veth import config, paths, prepare
+from criu_veth.cli import ways
 from criu_veth.errors import InputError
-from criu_veth.state import Veth
+from criu_veth.state import Container, Veth
+from criu_veth.way import Way
 
 
 class Inputs(NamedTuple):
-    """The ends that a restore on this host should have, and what reading the mapping file gave to notice."""
+    """What was ``read``, by which ``way`` the inner ends are to come back, and what a restore should make of it."""
 
+    read: prepare.Inputs
+    way: Way
     veths: tuple[Veth, ...]
-    notices: tuple[str, ...]
+
+    @property
+    def sources(self) -> paths.Sources:
+        """The files that there are."""
+        return self.read.sources
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What reading the mapping file gave to notice."""
+        return self.read.config.notices if self.read.config else ()
+
+    def chosen(self, *, always: bool = False) -> list[str]:
+        """Return which mapping files there were to choose from, and why each was used or not.
+
+        With ``always`` something is said where there was no choice, too.
+        """
+        if always and not self.read.chosen and self.sources.config is not None:
+            return [f"{self.sources.config}: used: it goes before those in {paths.MATCH_DIR}, or there are none"]
+        return _explained(self.read)
+
+    def names(self) -> list[str]:
+        """Return the paths that were read."""
+        return [path for path in (self.sources.config, self.sources.state) if path is not None]
 
 
 def find(file: str | None, images: str | None) -> paths.Sources:
@@ -20,17 +46,22 @@ def find(file: str | None, images: str | None) -> paths.Sources:
     return paths.Sources(_environ(file), images)
 
 
-def read(file: str | None, images: str | None) -> Inputs:
-    """Read the sources and resolve them for this host.
+def read(file: str | None, images: str | None, mode: str | None = None, container: str | None = None) -> Inputs:
+    """Read the sources and resolve them for this host, the inner ends coming back by ``mode`` as far as can be.
 
-    Raises InputError.
+    ``container`` is a name that the container has beside those that the images tell. Raises InputError.
     """
-    found = prepare.read(_environ(file), images)
+    found = prepare.read(_environ(file), images, Container(names=(container,)) if container else None)
     if found.config is None and found.state is None:
-        raise InputError(_nothing(found.sources))
+        raise InputError(_nothing(found.sources), *_explained(found))
     if images is None and found.config is not None:
         _refuse_unknown_image(found.config)
-    return Inputs(prepare.desired(found), found.config.notices if found.config else ())
+    way = ways.choose(found, images, mode)
+    return Inputs(found, way, prepare.desired(found, way))
+
+
+def _explained(found: prepare.Inputs) -> list[str]:
+    return [f"{path}: {'used' if used else 'not used'}: {why}" for path, used, why in found.chosen]
 
 
 def _environ(file: str | None) -> dict[str, str]:

@@ -1,10 +1,13 @@
-"""The mapping file's JSON Schema: what msgspec makes of the types, and what only `config` and `rules` know."""
+"""The JSON Schemas of the mapping file and of the state file.
+
+They are what msgspec makes of the types; to the mapping file's is added what only `config` and `rules` know.
+"""
 
 from typing import Any
 
 import msgspec
 
-from criu_veth import config, rules
+from criu_veth import config, paths, rules, state
 
 Schema = dict[str, Any]
 
@@ -47,6 +50,18 @@ _VETH: dict[str, Schema] = {
     "announce": {
         "description": "Tell the network where the container is now (gratuitous ARP, neighbour advertisement)."
     },
+    "ipv6_dad": {
+        "description": "skip: the inner end's IPv6 addresses are usable at once; keep: they are tentative until"
+        " duplicate address detection is over, and sockets bound to them cannot be restored."
+    },
+    "mode": {
+        "description": "How the inner end comes back, if not as CRIU is told: external, CRIU makes the pair; ready,"
+        " CRIU moves a device in that the hook has made; empty, the hook makes it in an empty network namespace."
+    },
+    "kind": {"description": "Kind of device that the inner end is."},
+    "parent": {"description": "Device of this host that an inner end which is no veth is made on.", "pattern": _NAME},
+    "kind_mode": {"description": "Mode of an inner end which is no veth, such as a macvlan's bridge or private."},
+    "netns": {"description": "The inner end, where CRIU does not bring it back."},
 }
 _PORT: dict[str, Schema] = {
     "priority": {"description": "STP priority."},
@@ -82,9 +97,16 @@ _KEYS: dict[str, dict[str, Schema]] = {
         "veth": {"description": "The long form, one table a veth."},
         "remap": {"description": "What is called differently on this host than where the checkpoint was made."},
         "capture": {"description": "What is remembered when a checkpoint is made."},
+        "announcements": {"description": "How often the network is told where the container is now."},
+        "match": {"description": "For which containers a file in /etc/criu/criu-veth.d is."},
     },
     "Defaults": _VETH,
     "VethTable": _VETH,
+    "Netns": {
+        **_VETH,
+        "mac": {**_VETH["mac"], "description": "MAC address of the inner end."},
+        "routes": {**_VETH["routes"], "description": "Routes through the inner end, as `ip route add` takes them."},
+    },
     "Port": {
         name: {**words, **dict(zip(("minimum", "maximum"), config.PORT_RANGES.get(name, ()), strict=False))}
         for name, words in _PORT.items()
@@ -95,6 +117,15 @@ _KEYS: dict[str, dict[str, Schema]] = {
             "propertyNames": {"pattern": _NAME},
             "additionalProperties": {"type": "string", "pattern": _NAME},
         },
+    },
+    "Match": {
+        "container": {"description": "Shell patterns: the container's name or id, or NAMESPACE/POD/CONTAINER."},
+        "image": {"description": "Shell patterns: the image directory's name, or its path if there is a / in them."},
+        "hostname": {"description": "Shell patterns: this host's name."},
+    },
+    "Announcements": {
+        "repeat": {"description": "How many times more the container is announced after the restore."},
+        "interval": {"description": "Seconds between two announcements."},
     },
     "Capture": {
         "enabled": {"description": "Read the outer ends at the dump and keep them in the image directory."},
@@ -119,6 +150,16 @@ def of_mapping_file() -> Schema:
         "title": "criu-veth.toml",
         **made,
     }
+
+
+def of_state_file() -> Schema:
+    """Return the schema, draft 2020-12."""
+    made = msgspec.json.schema(state.State)
+    for table in made["$defs"].values():
+        table["description"] = " ".join(table["description"].replace("``", "`").split())
+    version = made["$defs"]["State"]["properties"]["version"]
+    version.update(minimum=1, maximum=state.SCHEMA_VERSION)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": paths.STATE_NAME, **made}
 
 
 def _without_null(schema: Schema) -> Schema:

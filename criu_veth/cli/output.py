@@ -8,6 +8,8 @@ import click
 
 from criu_veth.errors import PREFIX
 
+_UNFOLDED = len("02:00:00:00:00:01")
+
 
 def error(*lines: str) -> None:
     """Report faults, one a line."""
@@ -51,15 +53,23 @@ def names(*paths: str | None) -> str:
     return ", ".join(printable(path) for path in paths if path is not None)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table for a person who sits at a terminal."""
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | list[str]]]) -> None:
+    """Print a table for a person who sits at a terminal; a cell that is a list has a line for each of its texts."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     made = Table(title=Text(printable(title), style="bold"), title_justify="left", box=None, pad_edge=False)
-    for column in columns:
-        made.add_column(column, style="cyan" if column == columns[0] else None, header_style="dim", overflow="fold")
-    for row in rows:
-        made.add_row(*(Text(printable(cell)) for cell in row))
+    cells = [["\n".join(map(printable, [cell] if isinstance(cell, str) else cell)) for cell in row] for row in rows]
+    for number, column in enumerate(columns):
+        words = [word for row in cells for word in row[number].split()]
+        made.add_column(
+            column,
+            style="" if number else "cyan",
+            header_style="dim",
+            overflow="fold",
+            min_width=min(max(map(len, words), default=0), _UNFOLDED),
+        )
+    for row in cells:
+        made.add_row(*map(Text, row))
     Console(highlight=False).print(made)

@@ -56,5 +56,5 @@ def _stable(value: Any) -> Any:
             key: _stable(inner) for key, inner in value.items() if key not in VOLATILE and not key.endswith("_timer")
         }
     if isinstance(value, list):
-        return [_stable(inner) for inner in value if inner not in VOLATILE_FLAGS]
+        return [_stable(inner) for inner in value if not (isinstance(inner, str) and inner in VOLATILE_FLAGS)]
     return value

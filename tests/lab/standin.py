@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,15 +20,26 @@ class StandIn:
     """One restore from ``images`` on ``host``: every stage is told the same criu pid, as by a real criu.
 
     The hook's parent is not the stand-in; `run_action` is for what depends on that. ``env`` is all that the hook
-    inherits besides what criu sets and PATH.
+    inherits besides what criu sets and PATH; ``options`` are criu's, for the hook to see. The images get a device's,
+    empty, and the stand-in the word "restore" on its command line: both tell the hook that CRIU makes the pairs.
     """
 
-    def __init__(self, host: Host, hook: Path, images: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        hook: Path,
+        images: Path,
+        env: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
+    ) -> None:
         self.host = host
         self.hook = hook
         self.env = dict(env or {})
+        (images / "netdev-9.img").touch()
         self._process = host.popen(
-            "sh", "-c", WAITING, "criu", str(images), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            *("sh", "-c", WAITING, "criu", str(images), "restore", *options),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         assert self._process.stdout
         if self._process.stdout.readline() != "ready\n":

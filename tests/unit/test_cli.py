@@ -68,6 +68,14 @@ def test_without_a_command_the_help_goes_to_stderr() -> None:
     assert shown.stderr == invoke("--help").stdout
 
 
+def test_a_shell_completes_commands() -> None:
+    asked = {"_CRIU_VETH_COMPLETE": "bash_complete", "COMP_WORDS": "criu-veth pl", "COMP_CWORD": "1"}
+
+    shown = CliRunner(env=asked).invoke(app, [])
+
+    assert (shown.exit_code, shown.stdout, shown.stderr) == (0, "plain,plan\n", "")
+
+
 def test_version() -> None:
     shown = invoke("--version")
 
@@ -79,7 +87,8 @@ def test_version() -> None:
     [
         (["chek"], "no such command 'chek'; see criu-veth --help"),
         (["--nope"], "no such option '--nope'; see criu-veth --help"),
-        (["plan", "--nope"], "plan: no such option '--nope'; see criu-veth plan --help"),
+        (["plan", "--nothing"], "plan: no such option '--nothing'; see criu-veth plan --help"),
+        (["plan", "--imags"], "plan: no such option '--imags'. Did you mean '--images'? See criu-veth plan --help"),
         (["plan", "a", "b"], "plan: got unexpected extra argument (b); see criu-veth plan --help"),
         (["plan", ""], "plan: invalid value for '[FILE]': it is empty; see criu-veth plan --help"),
         (
@@ -160,13 +169,23 @@ def test_a_reader_that_has_gone_is_no_news() -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_ctrl_c_is_130(tmp_path: Path) -> None:
-    fifo = tmp_path / "stdout"
-    os.mkfifo(fifo)
-    code = "import signal; from criu_veth import config; config.load = lambda _: signal.pause();"
-    code += "from criu_veth.cli import main; main()"
+WAITING = """
+import signal
+from criu_veth import config
+from criu_veth.cli import main
+
+def load(path):
+    print("up", flush=True)
+    signal.pause()
+
+config.load = load
+main()
+"""
+
+
+def test_ctrl_c_is_130() -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", "print('up', flush=True);" + code, "plan", "/dev/null"],
+        [sys.executable, "-c", WAITING, "plan", "/dev/null"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -174,8 +193,6 @@ def test_ctrl_c_is_130(tmp_path: Path) -> None:
     ) as started:
         assert started.stdout
         assert started.stdout.readline() == "up\n"
-        while "pause" not in Path(f"/proc/{started.pid}/wchan").read_text() and started.poll() is None:
-            pass
         started.send_signal(signal.SIGINT)
         _, said = started.communicate(timeout=30)
 
@@ -200,9 +217,7 @@ finally:
 """
 
 
-@pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["hook-path"], ["check", "--help"], ["options", "--help"]]
-)
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["hook-path"], *([name, "--help"] for name in COMMANDS)])
 def test_a_start_imports_nothing_that_takes_long(words: list[str]) -> None:
     done = python("-c", IMPORTED, *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from criu_veth.cli import output
-from criu_veth.cli.parameters import as_json, examples, images, mapping_file
+from criu_veth.cli.parameters import as_json, examples, images, mapping_file, mode
 from criu_veth.errors import CriuVethError, OperationError
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ class Report(NamedTuple):
 )
 @mapping_file
 @images
+@mode
 @as_json
-def command(file: str | None, images: str | None, as_json: bool) -> None:
+def command(file: str | None, images: str | None, mode: str | None, as_json: bool) -> None:
     """Check the mapping file, then this host: all that the hook would say before CRIU restores anything.
 
     FILE is the mapping file; without one it is found as the hook finds it: CRIU_VETH_CONFIG in the environment, then
@@ -47,7 +48,7 @@ def command(file: str | None, images: str | None, as_json: bool) -> None:
 
     Exit status: 0 a restore can go on, 1 this host cannot do it, 2 the mapping file is wrong.
     """
-    report = _examine(file, images)
+    report = _examine(file, images, mode)
     if as_json:
         output.as_json(_as_builtins(report))
         click.get_current_context().exit(report.error.exit_code if report.error else 0)
@@ -58,21 +59,21 @@ def command(file: str | None, images: str | None, as_json: bool) -> None:
     _print_ok(report)
 
 
-def _examine(file: str | None, images: str | None) -> Report:
+def _examine(file: str | None, images: str | None, mode: str | None) -> Report:
     from criu_veth import plan
     from criu_veth.cli import host, inputs
 
     sources = inputs.find(file, images)
     try:
-        read = inputs.read(file, images)
-        found = host.examine(read.veths)
+        read = inputs.read(file, images, mode)
+        found, running = host.examine(read.veths)
     except CriuVethError as error:
         return Report(sources, error=error)
     return Report(
         sources,
         plan=plan.make(read.veths),
         error=OperationError(*found.faults) if found.faults else None,
-        warnings=(*_not_root(), *found.warnings),
+        warnings=(*_not_root(), *running, *found.warnings),
         notices=read.notices,
     )
 
@@ -94,18 +95,19 @@ def _print_ok(report: Report) -> None:
         return
     click.echo(f"ok: {len(veths)} {'veth' if len(veths) == 1 else 'veths'} ({names})")
     for veth in veths:
-        click.echo("  " + output.printable(", ".join([f"{veth['inner']} -> {veth['outer']}", *veth["settings"]])))
+        ends = f"{veth['inner']} -> {veth['outer']}" if veth["outer"] else veth["inner"]
+        click.echo("  " + output.printable(", ".join([ends, *veth["settings"]])))
 
 
 def _veths(made: Plan | None) -> list[dict[str, Any]]:
-    """Return, for each veth, its ends and in words what is done to the outer one beside naming it and setting it up."""
-    from criu_veth.plan import Rename, SetUp
+    """Return, for each veth, its ends and in words what is done beside naming the outer one and setting it up."""
+    from criu_veth.plan import Rename, SetLoopbackUp, SetUp
 
     if made is None:
         return []
     settings: dict[str, list[str]] = {veth.inner: [] for veth in made.veths}
     for operation in (operation for listed in made.operations.values() for operation in listed):
-        if not isinstance(operation, Rename | SetUp):
+        if not operation.inside and not isinstance(operation, Rename | SetLoopbackUp | SetUp):
             settings[operation.inner].append(operation.describe().removeprefix(f"{operation.outer} "))
     return [{"inner": v.inner, "outer": v.outer.ifname, "settings": settings[v.inner]} for v in made.veths]
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from criu_veth.cli import output
-from criu_veth.cli.parameters import as_json, examples, images, mapping_file
+from criu_veth.cli.parameters import as_json, examples, images, mapping_file, mode
 
 if TYPE_CHECKING:
+    from criu_veth.cli.inputs import Inputs
     from criu_veth.plan import Plan
 
 
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
         "criu-veth plan",
         "criu-veth plan ./criu-veth.toml",
         "criu-veth plan --images /var/lib/checkpoints/web --json",
+        "criu-veth plan --container web",
     ),
 )
 @mapping_file
 @images
+@mode
+@click.option("--container", metavar="NAME", help="For a container of this name or id: which mapping file, and why.")
 @as_json
-def command(file: str | None, images: str | None, as_json: bool) -> None:
+def command(file: str | None, images: str | None, mode: str | None, container: str | None, as_json: bool) -> None:
     """Print what the hook would do at each action of a restore.
 
     FILE is the mapping file; without one it is found as the hook finds it. The host is not looked at (see check), and
@@ -33,14 +37,13 @@ def command(file: str | None, images: str | None, as_json: bool) -> None:
     from criu_veth import plan
     from criu_veth.cli import inputs
 
-    sources = inputs.find(file, images)
-    read = inputs.read(file, images)
+    read = inputs.read(file, images, mode, container)
     made = plan.make(read.veths)
-    output.notice(*read.notices)
+    output.notice(*read.notices, *read.chosen(always=container is not None))
     if as_json:
-        output.as_json({"config": sources.config, "state": sources.state, "operations": _as_builtins(made)})
+        output.as_json(_report(read, made))
     elif not any(made.operations.values()):
-        click.echo(f"nothing to do: no veth is mapped ({output.names(sources.config, sources.state)})")
+        click.echo(f"nothing to do: no veth is mapped ({output.names(*read.names())})")
     elif output.is_terminal():
         for action, operations in made.operations.items():
             output.table(action, ("inner", "operation"), _grouped([(o.inner, o.describe()) for o in operations]))
@@ -48,6 +51,15 @@ def command(file: str | None, images: str | None, as_json: bool) -> None:
         for action, operations in made.operations.items():
             for operation in operations:
                 click.echo(output.printable(f"{action}: {operation.inner}: {operation.describe()}"))
+
+
+def _report(read: Inputs, made: Plan) -> dict[str, object]:
+    return {
+        "config": read.sources.config,
+        "state": read.sources.state,
+        "chosen": [decision._asdict() for decision in read.read.chosen],
+        "operations": _as_builtins(made),
+    }
 
 
 def _as_builtins(made: Plan) -> dict[str, list[dict[str, Any]]]:

@@ -1,0 +1,249 @@
+"""Tells switches and neighbours where the container is now: frames from its inner ends, in its network namespace.
+
+For each IPv4 address a gratuitous ARP as request and as reply (RFC 5227, section 3; some stacks learn from one, some
+from the other), for each IPv6 address an unsolicited neighbour advertisement with the override flag (RFC 4861, section
+7.2.6), and for a device without an address a reverse ARP request (RFC 903), so that switches learn its port. Devices on
+top of an inner end (VLANs) announce their own addresses through it.
+
+This module runs in the frozen window, so it imports only `posix` and `_socket`; what runs in the detached helper after
+the container has been resumed may import more.
+"""
+
+import _socket
+import posix
+
+from criu_veth import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `typing` itself would take 10 ms
+    from typing import Any
+
+    Tuple = tuple[Any, ...]
+
+BROADCAST = b"\xff" * 6
+_ARP, _RARP, _IPV6 = b"\x08\x06", b"\x80\x35", b"\x86\xdd"
+_ARP_HEADER = b"\x00\x01\x08\x00\x06\x04"
+_REQUEST, _REPLY, _REVERSE_REQUEST = b"\x00\x01", b"\x00\x02", b"\x00\x03"
+_ALL_NODES = bytes.fromhex("ff020000000000000000000000000001")
+_SOLICITED_NODE = bytes.fromhex("ff0200000000000000000001ff")
+_ICMPV6 = 58
+_NEIGHBOUR_SOLICITATION, _NEIGHBOUR_ADVERTISEMENT = 135, 136
+_OVERRIDE = b"\x20\x00\x00\x00"
+
+_AF_PACKET = 17
+_PROTOCOL_IPV6 = int.from_bytes(_IPV6, wire.ORDER)  # as it goes over the wire
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+_IFA_F_TENTATIVE = 0x40
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINK, _IFLA_QDISC, _IFLA_OPERSTATE, _IFLA_LINK_NETNSID = 1, 3, 5, 6, 16, 37
+_LINK_ATTRS, _ADDRESS_ATTRS, _AT_INDEX = 32, 24, 20
+_IF_OPER_UP = 6
+
+#: How long the link may take to come up after its outer end was set up, in tries of a millisecond.
+_TRIES = 50
+
+
+def gratuitous_arp(mac: bytes, address: bytes) -> "list[bytes]":
+    """Return the two frames that announce an IPv4 address (4 bytes) of the device with this MAC address (6 bytes)."""
+    start = BROADCAST + mac + _ARP + _ARP_HEADER
+    return [
+        start + _REQUEST + mac + address + bytes(6) + address,
+        start + _REPLY + mac + address + BROADCAST + address,
+    ]
+
+
+def reverse_arp(mac: bytes) -> bytes:
+    """Return a frame that announces nothing but the port of this MAC address."""
+    return BROADCAST + mac + _RARP + _ARP_HEADER + _REVERSE_REQUEST + (mac + bytes(4)) * 2
+
+
+def neighbour_advertisement(mac: bytes, address: bytes) -> bytes:
+    """Return an unsolicited neighbour advertisement of an IPv6 address (16 bytes), to all nodes."""
+    body = _OVERRIDE + address + b"\x02\x01" + mac
+    return _icmpv6(mac, b"\x33\x33\x00\x00\x00\x01", address, _ALL_NODES, _NEIGHBOUR_ADVERTISEMENT, body)
+
+
+def duplicate_probe(mac: bytes, address: bytes) -> bytes:
+    """Return the neighbour solicitation of duplicate address detection (RFC 4862, section 5.4.2)."""
+    group = _SOLICITED_NODE + address[13:]
+    body = bytes(4) + address
+    return _icmpv6(mac, b"\x33\x33" + group[12:], bytes(16), group, _NEIGHBOUR_SOLICITATION, body)
+
+
+def _icmpv6(mac: bytes, to: bytes, source: bytes, group: bytes, kind: int, body: bytes) -> bytes:
+    length = 4 + len(body)
+    pseudo = source + group + length.to_bytes(4, "big") + bytes(3) + bytes([_ICMPV6])
+    checksum = _checksum(pseudo + bytes([kind, 0, 0, 0]) + body)
+    header = b"\x60\x00\x00\x00" + length.to_bytes(2, "big") + bytes([_ICMPV6, 255]) + source + group
+    return to + mac + _IPV6 + header + bytes([kind, 0]) + checksum.to_bytes(2, "big") + body
+
+
+def _checksum(data: bytes) -> int:
+    """Return the Internet checksum (RFC 1071)."""
+    total = sum(int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data) - 1, 2))
+    if len(data) % 2:
+        total += data[-1] << 8
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+class Announcer:
+    """The frames of one container, and the packet socket in its network namespace that sends them."""
+
+    def __init__(self, namespaces: wire.Namespaces) -> None:
+        self._namespaces = namespaces
+        with namespaces.inside():
+            self._socket = _socket.socket(_AF_PACKET, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, 0)
+        self._frames: list[tuple[str, bytes]] = []
+        self._probed: list[tuple[str, bytes, bytes]] = []
+
+    def prepare(self, indexes: "frozenset[bytes]", requests: "tuple[bytes, bytes, bytes]") -> None:
+        """Read what there is to announce on the devices with these ifindexes, and on those on top of them.
+
+        ``requests`` are dumps of links, of IPv4 and of IPv6 addresses.
+        """
+        links, *addresses = requests
+        inner = self._namespaces.inner
+        devices: dict[bytes, tuple[str, bytes]] = {}
+        for found in inner.dump(links):
+            index, below = found[_AT_INDEX : _AT_INDEX + 4], wire.find_attr(found, _LINK_ATTRS, (_IFLA_LINK,))
+            local = wire.find_attr(found, _LINK_ATTRS, (_IFLA_LINK_NETNSID,)) is None
+            if index in indexes or (local and below in indexes):
+                name = wire.find_attr(found, _LINK_ATTRS, (_IFLA_IFNAME,)) or b""
+                mac = wire.find_attr(found, _LINK_ATTRS, (_IFLA_ADDRESS,)) or b""
+                if len(mac) == len(BROADCAST):
+                    devices[index] = name.rstrip(b"\0").decode("utf-8", "surrogateescape"), mac
+        silent = dict(devices)
+        for request in addresses:
+            for found in inner.dump(request):
+                index = found[_AT_INDEX : _AT_INDEX + 4]
+                if index in devices:
+                    silent.pop(index, None)
+                    self._add(found, *devices[index])
+        self._frames += [(name, reverse_arp(mac)) for name, mac in silent.values()]
+
+    def _add(self, found: bytes, name: str, mac: bytes) -> None:
+        address = wire.find_attr(found, _ADDRESS_ATTRS, (_IFA_LOCAL,)) or wire.find_attr(
+            found, _ADDRESS_ATTRS, (_IFA_ADDRESS,)
+        )
+        if address is None:
+            return
+        if len(address) == 4:
+            self._frames += [(name, frame) for frame in gratuitous_arp(mac, address)]
+            return
+        flags = wire.find_attr(found, _ADDRESS_ATTRS, (_IFA_FLAGS,))
+        if not (flags and wire.get_u32(flags, 0) & _IFA_F_TENTATIVE):
+            self._frames.append((name, neighbour_advertisement(mac, address)))
+            self._probed.append((name, mac, address))
+
+    def wait_for_links(self, requests: "list[tuple[wire.Rtnl, bytes]]") -> None:
+        """Wait until the devices are operational, for 50 ms at most: before that a frame is dropped without a word."""
+        for _ in range(_TRIES):
+            requests = [pair for pair in requests if not _operational(*pair)]
+            if not requests:
+                return
+            _sleep_a_millisecond()
+
+    def send(self) -> int:
+        """Send every frame once; return how many were sent."""
+        sent = 0
+        for name, frame in self._frames:
+            try:
+                self._socket.sendto(frame, (name, 0))
+                sent += 1
+            except OSError:
+                continue  # a device that is down has nothing to announce
+        return sent
+
+    def repeat_detached(self, times: int, interval: float, init_pid: int) -> None:
+        """Send again from a process of its own, which ends with the container and holds nothing of CRIU's open."""
+        if times <= 0 or not self._frames or posix.fork():
+            return
+        try:
+            self._repeat(times, interval, init_pid)
+        finally:
+            posix._exit(0)  # noqa: SLF001 - this is a copy of the hook
+
+    def _repeat(self, times: int, interval: float, init_pid: int) -> None:
+        import select  # noqa: PLC0415 - in the helper, where nobody waits
+
+        log = _detach()
+        container = select.poll()
+        container.register(posix.pidfd_open(init_pid), select.POLLIN)
+        with self._namespaces.inside():
+            listener = _socket.socket(_AF_PACKET, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, _PROTOCOL_IPV6)
+        listener.setblocking(False)
+        for turn in range(times):
+            if container.poll(interval * 1000):
+                return
+            if turn == 0:
+                self._probe()
+            self.send()
+        if not container.poll(interval * 1000):
+            for text in self._duplicates(listener):
+                _log(log, text)
+
+    def _probe(self) -> None:
+        for name, mac, address in self._probed:
+            try:
+                self._socket.sendto(duplicate_probe(mac, address), (name, 0))
+            except OSError:
+                continue
+
+    def _duplicates(self, listener: "_socket.socket") -> "list[str]":
+        """Return what others said to be theirs: neighbour advertisements of our addresses with another MAC address."""
+        ours = {(name, address): mac for name, mac, address in self._probed}
+        found = {}
+        while True:
+            try:
+                frame, source = listener.recvfrom(2048)
+            except BlockingIOError:
+                break
+            is_advertisement = len(frame) >= 78 and frame[20] == _ICMPV6 and frame[54] == _NEIGHBOUR_ADVERTISEMENT
+            mac = ours.get((source[0], frame[62:78])) if is_advertisement else None
+            if mac is not None and frame[6:12] != mac:
+                address = _socket.inet_ntop(10, frame[62:78])
+                found[source[0], address] = frame[6:12].hex(":")
+        return [f"{name}: {address} is in use by {mac} too" for (name, address), mac in found.items()]
+
+
+def _operational(rtnl: wire.Rtnl, request: bytes) -> bool:
+    (reply,) = rtnl.request([request])
+    if reply.errno or not reply.messages:
+        return True  # gone: nothing to wait for
+    state = wire.find_attr(reply.messages[0], _LINK_ATTRS, (_IFLA_OPERSTATE,))
+    qdisc = wire.find_attr(reply.messages[0], _LINK_ATTRS, (_IFLA_QDISC,))
+    return state == bytes([_IF_OPER_UP]) and qdisc != b"noop\0"
+
+
+def _sleep_a_millisecond() -> None:
+    import time  # noqa: PLC0415 - builtin, and seldom needed
+
+    time.sleep(0.001)
+
+
+def _detach() -> int | None:
+    """Leave CRIU's session and descriptors; return one of a log file, where stderr was one."""
+    posix.setsid()
+    log = None
+    try:
+        is_file = posix.fstat(2).st_mode & 0o170000 == 0o100000
+        log = posix.dup(2) if is_file else None
+    except OSError:
+        pass
+    null = posix.open("/dev/null", posix.O_RDWR)
+    for descriptor in (0, 1, 2):
+        posix.dup2(null, descriptor)
+    return log
+
+
+def _log(log: int | None, text: str) -> None:
+    """Write a warning to the log file, and to the system's log."""
+    line = f"criu-veth: warning: {text}"
+    if log is not None:
+        posix.write(log, line.encode() + b"\n")
+    try:
+        syslog = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+        syslog.sendto(f"<28>{line}".encode(), "/dev/log")
+    except OSError:
+        pass

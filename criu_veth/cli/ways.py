@@ -1,0 +1,68 @@
+"""By which way the inner ends should come back, decided before a restore: criu has not been told anything yet."""
+
+import os
+
+from criu_veth import images, prepare, way
+from criu_veth.config import VethConfig
+from criu_veth.errors import InputError
+from criu_veth.way import EMPTY, EXTERNAL, READY, Way
+
+
+def choose(inputs: prepare.Inputs, image_dir: str | None, mode: str | None) -> Way:
+    """Return the way of a restore by ``mode``: ``external``, ``ready``, ``empty``, or None for what the images take.
+
+    A mapping file's own ``mode`` goes before it, and what is no veth is made ready. Raises InputError for what cannot
+    be had together.
+    """
+    entries = {entry.inner: entry for entry in inputs.config.veths} if inputs.config else {}
+    checkpoint = _checkpoint(image_dir)
+    chosen = Way(told=True)
+    if checkpoint and any(namespace.external_key for namespace in checkpoint):
+        _refuse(entries, mode, "the images say that the network namespace is external", (EMPTY, EXTERNAL, READY))
+        chosen.adopt, chosen.devices = True, False
+        return chosen
+    empty = _why_empty(entries, mode, checkpoint)
+    if empty is not None:
+        _refuse(entries, mode, empty, (EXTERNAL, READY))
+        chosen.empty = True
+        return chosen
+    captured = [veth.inner.ifname for veth in inputs.state.veths] if inputs.state else []
+    inners = dict.fromkeys([*captured, *entries])
+    ready = [inner for inner in inners if _mode(entries.get(inner), mode) == READY]
+    if ready and image_dir is None:
+        raise InputError(
+            f'"{ready[0]}" is to be made ready, under a name that is made from the image directory\'s: add --images DIR'
+        )
+    chosen.ready = {inner: way.ready_name(str(image_dir), inner) for inner in ready}
+    return chosen
+
+
+def _checkpoint(image_dir: str | None) -> tuple[images.Namespace, ...] | None:
+    """Return what CRIU's images hold, or None as long as they are not there."""
+    return images.read(image_dir) if image_dir is not None and os.path.isdir(image_dir) else None
+
+
+def _why_empty(
+    entries: dict[str, VethConfig], mode: str | None, checkpoint: tuple[images.Namespace, ...] | None
+) -> str | None:
+    if mode == EMPTY:
+        return "--mode empty leaves the whole network namespace to the hook"
+    for entry in entries.values():
+        if entry.mode == EMPTY:
+            return f'{entry.where}.mode = "{EMPTY}" leaves the whole network namespace to the hook'
+    if checkpoint is not None and not any(namespace.devices for namespace in checkpoint):
+        return "the images hold no devices: the network namespace will be empty"
+    return None
+
+
+def _mode(entry: VethConfig | None, mode: str | None) -> str:
+    if entry is not None and entry.mode is not None:
+        return entry.mode
+    return READY if entry is not None and entry.kind != "veth" else mode or EXTERNAL
+
+
+def _refuse(entries: dict[str, VethConfig], mode: str | None, why: str, refused: tuple[str, ...]) -> None:
+    faults = [f'{entry.where}.mode = "{entry.mode}", but {why}' for entry in entries.values() if entry.mode in refused]
+    faults += [f"--mode {mode}, but {why}"] if mode in refused else []
+    if faults:
+        raise InputError(*faults)

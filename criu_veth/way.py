@@ -1,0 +1,256 @@
+"""By which way CRIU brings the container's network back: from what criu was told and what the images hold.
+
+The hook's cheap path imports this module, so it imports only `posix` and `sys`. Sources: ``criu/config.c`` (options
+and files), ``criu/net.c`` (what an empty or external network namespace skips) of CRIU 4.2.
+"""
+
+import posix
+import sys
+
+#: CRIU makes the pair (``--external veth[INNER]:OUTER``).
+EXTERNAL = "external"
+#: CRIU moves a device in that is ready (``--external netdev[INNER]:NAME``).
+READY = "ready"
+#: CRIU brings nothing (``--empty-ns net``, or images without devices).
+EMPTY = "empty"
+#: The network namespace is not CRIU's business (``--external net[...]``, ``--inherit-fd fd[N]:...``).
+ADOPT = "adopt"
+#: The images have devices, and criu was told over RPC what to do with them: seen at post-setup-namespaces.
+UNKNOWN = "unknown"
+
+_DEFAULT_FILES = ("/etc/criu/default.conf", "{HOME}/.criu/default.conf", "{CRIU_CONFIG_FILE}")
+_RUNTIME_FILES = {"runc": "/etc/criu/runc.conf", "crun": "/etc/criu/crun.conf"}
+_LARGEST_FILE = 16 << 20
+_LOOPBACK = bytes(15) + b"\1"
+_IFA_ADDRESS = (1).to_bytes(2, sys.byteorder)
+#: Field 11, the varint of an address's first word fe80:0000 as it lies in memory, and the second word, 0.
+_BOUND_TO_LINK_LOCAL = b"\x58\xfe\x81\x02\x58\x00"
+
+
+class Way:
+    """What is known of a restore.
+
+    ``external`` gives inner to ``outer`` (with ``@bridge``, if any), ``ready`` inner to the ready device's name;
+    ``empty`` and ``adopt`` say that CRIU brings nothing; ``told`` is whether criu's own options could be read at all,
+    ``devices`` whether the images hold any.
+    """
+
+    __slots__ = ("adopt", "devices", "empty", "external", "ready", "told")
+
+    def __init__(self, *, told: bool = False, devices: bool = True) -> None:
+        self.external: dict[str, str] = {}
+        self.ready: dict[str, str] = {}
+        self.empty = False
+        self.adopt = False
+        self.told = told
+        self.devices = devices
+
+    def mode_of(self, inner: str) -> str:
+        """Return by which way the inner end called ``inner`` comes back."""
+        if inner in self.external:
+            return EXTERNAL
+        if inner in self.ready:
+            return READY
+        if self.empty:
+            return EMPTY
+        if self.adopt:
+            return ADOPT
+        if not self.devices:
+            return EMPTY
+        return EXTERNAL if self.told else UNKNOWN
+
+    @property
+    def key(self) -> str:
+        """A text that is the same for restores whose devices come back in the same way."""
+        ready = [f"{inner}={name}" for inner, name in sorted(self.ready.items())]
+        rest = EMPTY if self.empty else ADOPT if self.adopt else ""
+        if not rest:
+            rest = EMPTY if not self.devices else EXTERNAL if self.told else UNKNOWN
+        # With all devices made by CRIU, which they are makes no difference to what is done here; otherwise it does.
+        made = sorted(self.external) if rest != EXTERNAL else []
+        return ",".join([rest, *made, *ready])
+
+    def read_options(self, words: "list[str]") -> None:
+        """Take in criu's options, each value behind its option or after ``=``."""
+        rest = iter(words)
+        for word in rest:
+            option, equals, value = word.partition("=")
+            if option in _WITH_VALUE and not equals:
+                value = next(rest, "")
+            if option in _WITH_VALUE:
+                self.read_option(option.removeprefix("--"), value)
+
+    def read_option(self, option: str, value: str) -> None:
+        """Take in one option, named without its dashes."""
+        if option == "external":
+            self._read_external(value)
+        elif option == "veth-pair":
+            inner, _, outer = value.partition("=")
+            self.external[inner] = outer
+        elif option == "empty-ns":
+            self.empty = self.empty or value == "net"
+        elif option == "inherit-fd":
+            self.adopt = self.adopt or "extRootNetNS" in value or "net" in value.partition(":")[2].lower()
+
+    def _read_external(self, value: str) -> None:
+        kind, bracket, rest = value.partition("[")
+        inner, closing, name = rest.partition("]")
+        if not bracket or not closing:
+            return
+        if kind == "veth":
+            self.external[inner] = name.removeprefix(":")
+        elif kind == "netdev":
+            self.ready[inner] = name.removeprefix(":")
+        elif kind == "net":
+            self.adopt = True
+
+    def read_file(self, path: str) -> bool:
+        """Take in a CRIU configuration file, and say whether it could be read."""
+        text = _read(path)
+        if text is None:
+            return False
+        for line in text.splitlines():
+            words = line.partition("#")[0].split(None, 1)
+            if words:
+                option, equals, value = words[0].partition("=")
+                if not equals:
+                    value = words[1] if len(words) > 1 else ""
+                self.read_option(option, value.strip().strip("\"'"))
+        return True
+
+
+_WITH_VALUE = ("--external", "--veth-pair", "--empty-ns", "--inherit-fd", "--config")
+
+
+def find(criu_pid: int, image_dir: str | None, environ: "dict[str, str]") -> Way:
+    """Return what the criu with this pid was told, and what its images hold."""
+    way = Way(devices=images_hold_devices(image_dir))
+    command = _command_of(criu_pid)
+    way.told = "restore" in command and not _is_rpc(command)
+    _read_files(way, command, criu_pid, environ)
+    way.read_options(command)
+    return way
+
+
+def likely(criu_pid: int, environ: "dict[str, str]") -> "list[Way]":
+    """Return in which ways a restore by whoever drives this criu, which dumps, may bring the devices back.
+
+    CRIU makes them, or nobody does: how the restore will be asked for is not known yet.
+    """
+    command = _command_of(criu_pid)
+    ways = [Way(told=not _is_rpc(command)), Way(devices=False)]
+    for way in ways:
+        _read_files(way, command, criu_pid, environ)
+    return ways
+
+
+def _is_rpc(command: "list[str]") -> bool:
+    """Say whether a runtime or a program drives this criu: what it is told is not on its command line."""
+    return "swrk" in command or "service" in command
+
+
+def _read_files(way: Way, command: "list[str]", criu_pid: int, environ: "dict[str, str]") -> None:
+    """Take in the configuration files that criu reads."""
+    if _is_rpc(command):
+        runtime = _command_name(_parent(criu_pid))
+        if runtime in _RUNTIME_FILES:
+            way.read_file(_RUNTIME_FILES[runtime])
+    if "--no-default-config" not in command and "--config" not in " ".join(command):
+        for pattern in _DEFAULT_FILES:
+            variable = pattern.partition("{")[2].partition("}")[0]
+            if not variable or environ.get(variable):
+                way.read_file(pattern.replace("{" + variable + "}", environ.get(variable, "")))
+    for number, word in enumerate(command):
+        if word == "--config" and number + 1 < len(command):
+            way.read_file(command[number + 1])
+        elif word.startswith("--config="):
+            way.read_file(word.partition("=")[2])
+
+
+def ready_name(image_dir: str, inner: str) -> str:
+    """Return the name for the device that is ready for ``inner``: at most 15 bytes, another one for other images.
+
+    ``image_dir`` is the image directory's real path.
+    """
+    from hashlib import blake2b  # noqa: PLC0415 - only where a name is chosen, never while the application waits
+
+    text = f"{image_dir}\0{inner}".encode("utf-8", "surrogateescape")
+    return "cv" + blake2b(text, digest_size=8).hexdigest()[:13]
+
+
+def images_hold_devices(image_dir: str | None) -> bool:
+    """Say whether CRIU saved network devices; it does not for an empty or external network namespace."""
+    try:
+        return any(name.startswith("netdev-") for name in posix.listdir(image_dir or "."))
+    except OSError:
+        return True
+
+
+def images_need_ipv6(image_dir: str | None) -> bool:
+    """Say whether sockets may be bound to an IPv6 address that CRIU brings back.
+
+    Every device has a link-local address; it counts only if a socket is bound to one. Sources: ``ifaddr-*.img`` is
+    what ``ip address save`` writes (four bytes, then messages); field 11 of ``images/sk-inet.proto`` is the address.
+    """
+    link_local = False
+    try:
+        names = posix.listdir(image_dir or ".")
+    except OSError:
+        return True
+    for name in names:
+        if name.startswith("ifaddr-"):
+            for address in _ipv6_addresses(_read_bytes(f"{image_dir}/{name}") or b""):
+                if address[:2] == b"\xfe\x80":
+                    link_local = True
+                elif address != _LOOPBACK:
+                    return True
+    return link_local and _BOUND_TO_LINK_LOCAL in (_read_bytes(f"{image_dir}/files.img") or b"")
+
+
+def _ipv6_addresses(data: bytes) -> "list[bytes]":
+    """Return the addresses of an ``ifaddr`` image: of RTM_NEWADDR messages for AF_INET6, the attribute IFA_ADDRESS."""
+    found = []
+    offset = 4
+    while offset + 24 <= len(data):
+        length = int.from_bytes(data[offset : offset + 4], sys.byteorder)
+        if length < 24:
+            break
+        kind = int.from_bytes(data[offset + 4 : offset + 6], sys.byteorder)
+        if kind == 20 and data[offset + 16] == 10 and data[offset + 26 : offset + 28] == _IFA_ADDRESS:
+            found.append(data[offset + 28 : offset + 44])
+        offset += (length + 3) & ~3
+    return found
+
+
+def _read(path: str) -> str | None:
+    data = _read_bytes(path)
+    return None if data is None else data.decode("utf-8", "surrogateescape")
+
+
+def _read_bytes(path: str) -> bytes | None:
+    try:
+        descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        data = b""
+        while len(data) < _LARGEST_FILE and (more := posix.read(descriptor, 65536)):
+            data += more
+        return data
+    except OSError:
+        return None
+    finally:
+        posix.close(descriptor)
+
+
+def _command_of(pid: int) -> "list[str]":
+    return (_read(f"/proc/{pid}/cmdline") or "").split("\0")
+
+
+def _parent(pid: int) -> int:
+    fields = (_read(f"/proc/{pid}/stat") or "").rpartition(")")[2].split()
+    return int(fields[1]) if len(fields) > 1 else 0
+
+
+def _command_name(pid: int) -> str:
+    return (_read(f"/proc/{pid}/comm") or "").strip()

@@ -1,0 +1,1 @@
+"""What criu-veth costs, measured: `PYTHONPATH=tests python -m bench --help`."""

@@ -1,0 +1,81 @@
+"""`criu_veth.rules` says what the kernel would refuse; here the kernel says it."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+
+import pytest
+
+from criu_veth import rules
+from lab import Host
+
+
+def ask(host: Host, kind: int, flags: int, index: int, *attrs: tuple[int, bytes]) -> int:
+    """Send one request for a link in so many bytes (`ip` has opinions of its own) and return the kernel's errno."""
+    body = struct.pack("=BxHiII", 0, 0, index, 0, 0)
+    for number, value in attrs:
+        body += struct.pack("=HH", 4 + len(value), number) + value + bytes(-len(value) % 4)
+    with host.socket(socket.AF_NETLINK, socket.SOCK_RAW) as sock:
+        sock.send(struct.pack("=IHHII", 16 + len(body), kind, flags | 5, 1, 0) + body)
+        (number,) = struct.unpack_from("=i", sock.recv(1 << 16), 16)
+    return -int(number)
+
+
+@pytest.fixture
+def index(host: Host) -> int:
+    """A veth's ifindex; its end is called v0."""
+    host.veth("v0", "v1")
+    host.run("ip", "link", "set", "v0", "down")
+    return int(host.link("v0")["ifindex"])
+
+
+RTM_SETLINK, RTM_NEWLINKPROP = 19, 108
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_IFALIAS, IFLA_PROP_LIST, IFLA_ALT_IFNAME = 1, 3, 4, 20, 52, 53
+
+NAMES = [
+    "a", "web0", "fifteen-bytes-x", "sixteen-bytes-xx", "veth.1", "ünd", "a@b", "...", ".", "..", "a/b", "a b", "a\tb",
+    "a\nb", "a\vb", "a\fb", "a\rb", "a:b", "voilà", "é", "all", "default", "all0", "-x", "[", "a=b", "{x}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_interface_name(host: Host, index: int, name: str) -> None:
+    number = ask(host, RTM_SETLINK, 0, index, (IFLA_IFNAME, name.encode() + b"\0"))
+    assert (number == 0) == (rules.ifname_fault(name) is None), errno.errorcode.get(number)
+    if number == 0:
+        assert name in host.run("ip", "-j", "link", "show").stdout or not name.isascii()
+
+
+@pytest.mark.parametrize("name", ["a", "a:b%d", "a b", "a/b", "x" * 127, "x" * 128, "ü" * 63, "ü" * 64])
+def test_alternative_name(host: Host, index: int, name: str) -> None:
+    value = name.encode() + b"\0"
+    attr = struct.pack("=HH", 4 + len(value), IFLA_ALT_IFNAME) + value + bytes(-len(value) % 4)
+    number = ask(host, RTM_NEWLINKPROP, 0xE00, index, (IFLA_PROP_LIST | 0x8000, attr))
+    assert (number == 0) == (rules.altname_fault(name) is None), errno.errorcode.get(number)
+
+
+@pytest.mark.parametrize("alias", ["a", "web, front / ünd", "x" * 255, "x" * 256])
+def test_alias(host: Host, index: int, alias: str) -> None:
+    number = ask(host, RTM_SETLINK, 0, index, (IFLA_IFALIAS, alias.encode()))
+    assert (number == 0) == (rules.alias_fault(alias) is None), errno.errorcode.get(number)
+
+
+@pytest.mark.parametrize("mtu", [0, 67, 68, 1500, 65535, 65536])
+def test_mtu(host: Host, index: int, mtu: int) -> None:
+    number = ask(host, RTM_SETLINK, 0, index, (IFLA_MTU, struct.pack("=I", mtu)))
+    assert (number == 0) == (rules.mtu_fault(mtu) is None), errno.errorcode.get(number)
+
+
+@pytest.mark.parametrize(
+    "mac", ["02:00:00:00:00:01", "00:00:00:00:00:01", "00:00:00:00:00:00", "01:00:00:00:00:00", "ff:ff:ff:ff:ff:ff"]
+)
+def test_mac(host: Host, index: int, mac: str) -> None:
+    number = ask(host, RTM_SETLINK, 0, index, (IFLA_ADDRESS, bytes.fromhex(mac.replace(":", ""))))
+    assert (number == 0) == (rules.mac_fault(mac) is None), errno.errorcode.get(number)
+
+
+@pytest.mark.parametrize("directory", sorted(set(rules.SYSCTL_DIRECTORIES.values()) - {"mpls/conf"}))
+def test_each_device_has_its_sysctl_directory(host: Host, index: int, directory: str) -> None:
+    assert host.run("ls", f"/proc/sys/net/{directory}/v0").stdout

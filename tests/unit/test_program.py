@@ -1,0 +1,329 @@
+"""The program's file: kept, found again while nothing changed, and handed from action to action."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from criu_veth import assemble, config, netlink, paths, plan, preflight, prepare, program, resolve
+from criu_veth.errors import OperationError
+
+PID = os.getpid()
+
+
+@pytest.fixture(autouse=True)
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A /run/criu-veth of our own, not made yet."""
+    path = tmp_path / "run" / "criu-veth"
+    path.parent.mkdir(mode=0o755)
+    monkeypatch.setattr(paths, "RUN_DIR", str(path))
+    monkeypatch.setattr(paths, "PROGRAMS", str(path / "programs"))
+    monkeypatch.setattr(paths, "RUNS", str(path / "runs"))
+    monkeypatch.setattr(paths, "CONFIG_DEFAULT", str(tmp_path / "etc" / "criu-veth.toml"))
+    return path
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    path = tmp_path / "images"
+    path.mkdir(mode=0o755)
+    return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A mapping file of the host's, outside of the images."""
+    directory = tmp_path / "etc"
+    directory.mkdir(mode=0o755)
+    path = directory / "web.toml"
+    write(path, 'mappings = ["eth0:web0"]')
+    return path
+
+
+def write(path: Path, text: str) -> None:
+    path.write_text(text + "\n")
+    path.chmod(0o644)
+
+
+def sources(images: Path | None, file: Path | None = None) -> paths.Sources:
+    """What the hook would find."""
+    environ = {paths.CONFIG_VARIABLE: str(file)} if file else {}
+    return paths.Sources(environ, str(images) if images else None)
+
+
+def make(images: Path | None, file: Path | None = None) -> program.Program:
+    """Make the program without looking at this machine's network."""
+    inputs = prepare.read({paths.CONFIG_VARIABLE: str(file)} if file else {}, str(images) if images else None)
+    return prepare.save(prepare.desired(inputs), inputs, preflight.Findings((), (), {}))
+
+
+def found(images: Path | None, file: Path | None = None, hostname: str = os.uname().nodename) -> program.Program | None:
+    return program.find(sources(images, file), hostname)
+
+
+def test_what_was_saved_is_found(images: Path, file: Path) -> None:
+    made = make(images, file)
+    again = found(images, file)
+    assert again is not None
+    assert (again.name, again.inputs, again.checks, again.warnings, again.sections) == (
+        made.name, made.inputs, made.checks, made.warnings, made.sections,
+    )  # fmt: skip
+
+
+def test_nothing_is_found_where_nothing_was_made(images: Path, file: Path) -> None:
+    assert found(images, file) is None
+
+
+def test_other_images_share_the_program_of_one_mapping_file(images: Path, file: Path, tmp_path: Path) -> None:
+    make(images, file)
+    other = tmp_path / "other"
+    other.mkdir()
+    assert found(other, file) is not None
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "text": lambda file: write(file, 'mappings = ["eth0:web1"]'),
+    "time": lambda file: os.utime(file, ns=(0, 0)),
+    "mode": lambda file: file.chmod(0o664),
+    "directory's mode": lambda file: file.parent.chmod(0o777),
+    "another file": lambda file: (file.rename(file.with_suffix(".old")), write(file, 'mappings = ["eth0:web0"]')),
+    "another directory": lambda file: (
+        file.parent.rename(file.parent.with_suffix(".old")),
+        file.parent.mkdir(mode=0o755),
+        write(file, 'mappings = ["eth0:web0"]'),
+    ),
+    "no file": lambda file: file.unlink(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_the_mapping_file_makes_it_stale(images: Path, file: Path, change: str) -> None:
+    make(images, file)
+    CHANGES[change](file)
+    assert found(images, file) is None
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_a_mapping_file_in_the_images_makes_it_stale(images: Path, change: str) -> None:
+    file = images / paths.CONFIG_IN_IMAGES
+    write(file, 'mappings = ["eth0:web0"]')
+    make(images)
+    assert found(images) is not None
+    CHANGES[change](file)
+    if not images.exists():
+        images.mkdir()
+    assert found(images) is None
+
+
+@pytest.mark.root
+def test_a_change_of_the_owner_makes_it_stale(images: Path, file: Path) -> None:
+    make(images, file)
+    os.chown(file, 1000, 0)
+    assert found(images, file) is None
+
+
+def test_a_mapping_file_that_appears_in_the_images_goes_first(images: Path, file: Path) -> None:
+    write(images / paths.CONFIG_IN_IMAGES, 'mappings = ["eth0:own"]')
+    assert sources(images).config == str(images / paths.CONFIG_IN_IMAGES)
+    assert sources(images, file).config == str(file), "a file that is named is the only one"
+
+
+def test_a_state_file_that_appears_makes_it_stale(images: Path, file: Path) -> None:
+    make(images, file)
+    (images / paths.STATE_NAME).write_text("{}")
+    assert found(images, file) is None
+
+
+def test_a_change_during_the_making_is_a_change(images: Path, file: Path) -> None:
+    """Preflight may wait for seconds between reading the file and saving what came of it."""
+    inputs = prepare.read({paths.CONFIG_VARIABLE: str(file)}, str(images))
+    write(file, 'mappings = ["eth0:web1"]')
+    prepare.save(prepare.desired(inputs), inputs, preflight.Findings((), (), {}))
+    assert found(images, file) is None
+
+
+def test_another_hostname_matters_where_it_is_used(images: Path, file: Path) -> None:
+    make(images, file)
+    assert found(images, file, hostname="elsewhere") is not None
+    write(file, 'mappings = ["eth0:{hostname}"]\n[defaults]\nmtu = 1400')
+    write(file, '[[veth]]\ninner = "eth0"\nouter = "web0"\nalias = "on {hostname}"')
+    make(images, file)
+    assert found(images, file) is not None
+    assert found(images, file, hostname="elsewhere") is None
+
+
+def test_restores_of_two_images_at_a_time_keep_their_programs_apart(images: Path, file: Path, tmp_path: Path) -> None:
+    write(file, 'mappings = ["eth0:{image}"]')
+    other = tmp_path / "other"
+    other.mkdir()
+    first, second = make(images, file), make(other, file)
+    assert first.name != second.name
+    for made, directory in ((first, images), (second, other)):
+        again = found(directory, file)
+        assert again is not None
+        assert (again.name, again.inputs) == (made.name, made.inputs)
+
+
+def test_a_program_of_another_version_is_not_run(images: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(images, file)
+    monkeypatch.setattr(program, "MAGIC", program.MAGIC.replace(b"criu-veth program ", b"criu-veth program 9"))
+    assert found(images, file) is None
+
+
+def test_nothing_but_the_program_is_left_in_its_directory(images: Path, file: Path, run: Path) -> None:
+    made = make(images, file)
+    assert [entry.name for entry in (run / "programs").iterdir()] == [made.name]
+    assert (run / "programs" / made.name).stat().st_mode & 0o7777 == 0o600
+
+
+def test_a_disk_that_is_full(images: Path, file: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("posix.write", full)
+    with pytest.raises(OperationError) as raised:
+        make(images, file)
+    (fault,) = raised.value.faults
+    assert fault.startswith(f"cannot write {run}/programs/config-")
+    assert fault.endswith(": No space left on device")
+    assert list((run / "programs").iterdir()) == []
+
+
+# --- the directories
+
+
+def test_directories_are_for_their_owner_only(run: Path) -> None:
+    assert program.secure_run_dir(make=False) is False
+    assert program.secure_run_dir(make=True) is True
+    assert program.secure_run_dir(make=False) is True
+    for path in (run, run / "programs", run / "runs"):
+        assert path.stat().st_mode & 0o7777 == 0o700
+
+
+@pytest.mark.parametrize("name", ["", "programs", "runs"])
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
+def test_directory_that_others_may_enter_is_not_trusted(run: Path, name: str, mode: int) -> None:
+    program.secure_run_dir(make=True)
+    (run / name).chmod(mode)
+    with pytest.raises(OperationError) as raised:
+        program.secure_run_dir(make=True)
+    path = str(run / name)
+    assert str(raised.value) == f"cannot trust {path}: it must be a directory of this user with mode 0700; remove it"
+
+
+@pytest.mark.parametrize("name", ["", "programs", "runs"])
+def test_link_is_not_followed(run: Path, name: str, tmp_path: Path) -> None:
+    program.secure_run_dir(make=True)
+    elsewhere = tmp_path / "elsewhere"
+    (run / name).rename(elsewhere)
+    (run / name).parent.mkdir(exist_ok=True)
+    (run / name).symlink_to(elsewhere)
+    with pytest.raises(OperationError, match=r"^cannot trust "):
+        program.secure_run_dir(make=True)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", ["", "programs", "runs"])
+def test_directory_of_somebody_else_is_not_trusted(run: Path, name: str, images: Path, file: Path) -> None:
+    make(images, file)
+    os.chown(run / name, 1000, 1000)
+    with pytest.raises(OperationError, match=r"^cannot trust "):
+        found(images, file)
+    with pytest.raises(OperationError, match=r"^cannot trust "):
+        program.operations(PID, "post-restore")
+
+
+def test_a_file_where_the_directory_should_be(run: Path) -> None:
+    run.write_text("")
+    with pytest.raises(OperationError) as raised:
+        program.secure_run_dir(make=True)
+    assert str(raised.value) == f"cannot trust {run}: it must be a directory of this user with mode 0700; remove it"
+
+
+# --- one restore
+
+
+def test_each_action_that_has_work_finds_it(images: Path, file: Path) -> None:
+    made = make(images, file)
+    assert not program.has_run(PID)
+    program.start_run(PID, made)
+    assert program.has_run(PID)
+    inputs = prepare.read({paths.CONFIG_VARIABLE: str(file)}, str(images))
+    slots, operations = assemble.assemble(plan.make(prepare.desired(inputs)))["post-restore"]
+    assert program.operations(PID, "post-restore") == (slots, operations)
+    assert program.operations(PID, "setup-namespaces") is None
+
+
+def test_an_action_that_was_done_has_no_work_when_called_again(images: Path, file: Path) -> None:
+    program.start_run(PID, make(images, file))
+    program.finish(PID, "post-restore")
+    assert program.has_run(PID), "or the second call would take itself for the first"
+    assert program.operations(PID, "post-restore") is None
+    program.finish(PID, "post-restore")
+
+
+def test_a_program_that_is_made_anew_does_not_change_a_restore_that_runs(images: Path, file: Path) -> None:
+    program.start_run(PID, make(images, file))
+    before = program.operations(PID, "post-restore")
+    write(file, 'mappings = ["eth0:web0", "eth1:web1"]')
+    make(images, file)
+    assert program.operations(PID, "post-restore") == before
+
+
+def test_what_an_earlier_criu_of_the_same_pid_left_is_dropped(images: Path, file: Path, run: Path) -> None:
+    (run / "runs" / str(PID)).mkdir(parents=True, mode=0o700)
+    run.chmod(0o700)
+    (run / "runs").chmod(0o700)
+    (run / "runs" / str(PID) / "setup-namespaces").write_text("old")
+    program.start_run(PID, make(images, file))
+    assert program.operations(PID, "setup-namespaces") is None
+    assert program.operations(PID, "post-restore") is not None
+
+
+def test_what_a_dead_criu_left_is_dropped(images: Path, file: Path, run: Path) -> None:
+    made = make(images, file)
+    program.start_run(1 << 22, made)  # no process ever has this number
+    program.start_run(1, made)
+    program.start_run(PID, made)
+    assert sorted(entry.name for entry in (run / "runs").iterdir()) == sorted(["1", str(PID)])
+
+
+def test_end_of_a_run(images: Path, file: Path, run: Path) -> None:
+    program.start_run(PID, make(images, file))
+    program.end_run(PID)
+    assert list((run / "runs").iterdir()) == []
+    program.end_run(PID)
+
+
+# --- names
+
+
+def test_image_name(images: Path, tmp_path: Path) -> None:
+    descriptor = os.open(images, os.O_RDONLY)
+    try:
+        assert program.image_name(f"/proc/{PID}/fd/{descriptor}") == "images"
+    finally:
+        os.close(descriptor)
+    assert program.image_name("/a/b/") == "b"
+    assert program.image_name(None) == ""
+
+
+def test_long_image_name_makes_no_name_too_long(tmp_path: Path, file: Path) -> None:
+    long = tmp_path / ("ü" * 127)
+    long.mkdir()
+    write(file, '[[veth]]\ninner = "eth0"\nouter = "web0"\nalias = "{image}"')
+    make(long, file)
+    assert found(long, file) is not None
+
+
+def test_messages_of_a_program_are_as_the_kernel_wants_them() -> None:
+    """One look at the bytes, by hand, of what no test of the hook could tell apart."""
+    (veth,) = resolve.resolve(config.parse('mappings = ["eth0:web0"]', "f"), None, {"hostname": "", "image": ""})
+    message = netlink.set_link(("IFLA_IFNAME", veth.outer.ifname))
+    header = struct.pack("=IHHII", 44, 19, 0, 0, 0)  # RTM_SETLINK; flags and sequence number come when it is sent
+    ifinfomsg = struct.pack("=BxHiII", 0, 0, 0, 0, 0)  # the index is filled in then
+    assert message == header + ifinfomsg + struct.pack("=HH", 9, 3) + b"web0\0\0\0\0"

@@ -1,0 +1,192 @@
+"""The state file: what is written is read, and what nobody would write is refused with the place."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from criu_veth import state
+from criu_veth.errors import InputError
+
+VETH = {"inner": {"ifname": "eth0"}, "outer": {"ifname": "web0"}}
+HOST = {"hostname": "a", "kernel": "6.1", "criu_veth": "0.1.0", "created": "2026-01-01T00:00:00+00:00"}
+
+EMPTY = state.State(version=1, host=state.Host(hostname="a", kernel="b", criu_veth="c", created="d"))
+
+
+def text(**changes: Any) -> bytes:
+    return json.dumps({"version": 1, "host": HOST, "veths": [VETH], **changes}).encode()
+
+
+def fault(data: bytes) -> str:
+    with pytest.raises(InputError) as caught:
+        state.parse(data, "F")
+    return str(caught.value)
+
+
+def read_fault(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        state.read(str(path))
+    return str(caught.value).replace(str(path), "F")
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    outer = state.Outer(
+        ifname="web0",
+        alias="ü",
+        port={"hairpin": 1},
+        addresses=(state.Address(address="10.0.0.1/24", valid=5),),
+        routes=(state.Route(dst="default", family="inet", via="10.0.0.9", metrics={"mtu": 1300}),),
+        qdiscs=(state.Qdisc(kind="tbf", handle="1:", parent="root", options="00ff"),),
+    )
+    written = state.State(
+        version=1,
+        host=state.Host(hostname="a", kernel="b", criu_veth="c", created="d"),
+        veths=(state.CapturedVeth(inner=state.Inner(ifname="eth0", ifindex=7), outer=outer),),
+        warnings=("w",),
+    )
+    path = tmp_path / "criu-veth.json"
+
+    state.write(written, str(path))
+
+    assert state.read(str(path)) == written
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == ["criu-veth.json"]
+    assert path.read_text().startswith('{\n  "version": 1,\n  "host": {\n')
+
+
+def test_writing_again_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "criu-veth.json"
+    first, second = (
+        state.State(version=1, host=state.Host(hostname=name, kernel="b", criu_veth="c", created="d"))
+        for name in ("one", "two")
+    )
+    state.write(first, str(path))
+    state.write(second, str(path))
+    assert state.read(str(path)) == second
+
+
+def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
+    path, target = tmp_path / "criu-veth.json", tmp_path / "target"
+    path.symlink_to(target)
+    state.write(
+        state.State(version=1, host=state.Host(hostname="a", kernel="b", criu_veth="c", created="d")), str(path)
+    )
+    assert not target.exists()
+    assert path.is_file()
+    assert not path.is_symlink()
+
+
+def test_nothing_is_left_of_a_write_that_fails(tmp_path: Path, mocker: Any) -> None:
+    path = tmp_path / "criu-veth.json"
+    path.write_text("before")
+    mocker.patch("os.fsync", side_effect=OSError(28, "No space left on device"))
+    with pytest.raises(OSError, match="No space left"):
+        state.write(
+            state.State(version=1, host=state.Host(hostname="", kernel="", criu_veth="", created="")), str(path)
+        )
+    assert os.listdir(tmp_path) == ["criu-veth.json"]
+    assert path.read_text() == "before"
+
+
+def test_link(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.symlink_to("elsewhere")
+    assert read_fault(path) == "F: the state file is a symbolic link"
+
+
+def test_directory(tmp_path: Path) -> None:
+    assert read_fault(tmp_path) == "F: the state file is not a regular file"
+
+
+def test_fifo(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "f")
+    assert read_fault(tmp_path / "f") == "F: the state file is not a regular file"
+
+
+def test_absent(tmp_path: Path) -> None:
+    assert read_fault(tmp_path / "f") == "F: the state file cannot be read: No such file or directory"
+
+
+def test_too_large(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    with path.open("wb") as stream:
+        stream.truncate(100 << 20)
+    assert read_fault(path) == "F: the state file is 104857600 bytes long; 33554432 is the most it can be"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "F: is damaged: Input data was truncated"),
+        (text()[:40], "F: is damaged: Input data was truncated"),
+        (b"\x80", "F: is damaged: JSON is malformed: invalid character (byte 0)"),
+        (b'{"veths": []}', "F: Object missing required field `version`"),
+        (b"[]", "F: Expected `object`, got `array`"),
+        (text(version="1"), "F: version: Expected `int`, got `str`"),
+        (
+            b'{"version": 2, "anything": []}',
+            "F: is of version 2, and this criu-veth knows up to 1: install the criu-veth that made the dump, or a"
+            " newer one",
+        ),
+        (text(extra=1), "F: Object contains unknown field `extra`"),
+        (
+            text(veths=[{**VETH, "outer": {"ifname": "web0", "mtu": "9000"}}]),
+            "F: veths[0].outer.mtu: Expected `int | null`, got `str`",
+        ),
+        (
+            text(veths=[{**VETH, "outer": {"ifname": "web0", "mtu": -1}}]),
+            "F: veths[0].outer.mtu: Expected `int` >= 0",
+        ),
+    ],
+)
+def test_not_what_it_should_be(data: bytes, message: str) -> None:
+    assert fault(data) == message
+
+
+def test_nested_deeply() -> None:
+    assert fault(b'{"version": 1, "host": ' + b"[" * 200_000) == "F: is damaged: nested too deeply"
+
+
+def test_names_that_no_kernel_accepts() -> None:
+    veths = [
+        {"inner": {"ifname": "a" * 16}, "outer": {"ifname": "x/y"}},
+        {"inner": {"ifname": "eth1"}, "outer": {"ifname": "..", "master": "br 0"}},
+    ]
+    assert fault(text(veths=veths)).splitlines() == [
+        "F: veths[0].inner.ifname: 'aaaaaaaaaaaaaaaa' is 16 bytes long; an interface name has at most 15",
+        "F: veths[0].outer.ifname: 'x/y' has '/' in it, which no interface name may",
+        "F: veths[1].outer.ifname: '..' is not an interface name",
+        "F: veths[1].outer.master: 'br 0' has ' ' in it, which no interface name may",
+    ]
+
+
+def test_two_veths_of_one_name() -> None:
+    veths = [VETH, {"inner": {"ifname": "eth1"}, "outer": {"ifname": "web0"}}]
+    assert fault(text(veths=veths)) == 'F: veths[1].outer.ifname: "web0" is the name of veths[0].outer too'
+
+
+@pytest.mark.parametrize(
+    ("outer", "message"),
+    [
+        (
+            {"mac": "01:00:00:00:00:01"},
+            "mac: '01:00:00:00:00:01' is a multicast address; the first byte of a device's own is even",
+        ),
+        ({"mtu": 67}, "mtu: 67 is not an MTU that a veth takes (68 to 65535)"),
+        (
+            {"sysctl": {"ipv4.../../x": "1"}},
+            "sysctl: 'ipv4.../../x' is not a per-device sysctl;"
+            " these are: ipv4.NAME, ipv6.NAME, mpls.NAME, ipv4.neigh.NAME, ipv6.neigh.NAME",
+        ),
+        ({"addresses": [{"address": "10.0.0/24"}]}, "addresses[0]: '10.0.0' is not an IP address"),
+        ({"routes": [{"dst": "default", "family": "x"}]}, "routes[0]: 'x' is not inet or inet6"),
+        ({"alias": "a" * 256}, "alias: the alias is 256 bytes long; the kernel takes at most 255"),
+    ],
+)
+def test_values_that_no_kernel_reports(outer: dict[str, Any], message: str) -> None:
+    assert fault(text(veths=[{**VETH, "outer": {"ifname": "web0", **outer}}])) == f"F: veths[0].outer.{message}"
