@@ -15,10 +15,8 @@ import posix
 from criu_veth import wire
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # `typing` itself would take 10 ms
-    from typing import Any
-
-    Tuple = tuple[Any, ...]
+if TYPE_CHECKING:  # only the helper needs it
+    import select
 
 BROADCAST = b"\xff" * 6
 _ARP, _RARP, _IPV6 = b"\x08\x06", b"\x80\x35", b"\x86\xdd"
@@ -39,7 +37,7 @@ _LINK_ATTRS, _ADDRESS_ATTRS, _AT_INDEX = 32, 24, 20
 _IF_OPER_UP = 6
 
 #: How long the link may take to come up after its outer end was set up, in tries of a millisecond.
-_TRIES = 50
+_TRIES = 200
 
 
 def gratuitous_arp(mac: bytes, address: bytes) -> "list[bytes]":
@@ -136,14 +134,6 @@ class Announcer:
             self._frames.append((name, neighbour_advertisement(mac, address)))
             self._probed.append((name, mac, address))
 
-    def wait_for_links(self, requests: "list[tuple[wire.Rtnl, bytes]]") -> None:
-        """Wait until the devices are operational, for 50 ms at most: before that a frame is dropped without a word."""
-        for _ in range(_TRIES):
-            requests = [pair for pair in requests if not _operational(*pair)]
-            if not requests:
-                return
-            _sleep_a_millisecond()
-
     def send(self) -> int:
         """Send every frame once; return how many were sent."""
         sent = 0
@@ -155,21 +145,11 @@ class Announcer:
                 continue  # a device that is down has nothing to announce
         return sent
 
-    def repeat_detached(self, times: int, interval: float, init_pid: int) -> None:
-        """Send again from a process of its own, which ends with the container and holds nothing of CRIU's open."""
-        if times <= 0 or not self._frames or posix.fork():
-            return
-        try:
-            self._repeat(times, interval, init_pid)
-        finally:
-            posix._exit(0)  # noqa: SLF001 - this is a copy of the hook
+    def repeat(self, times: int, interval: float, container: "select.poll", log: int | None) -> None:
+        """Send again every ``interval`` seconds, and look for others that use the same IPv6 addresses.
 
-    def _repeat(self, times: int, interval: float, init_pid: int) -> None:
-        import select  # noqa: PLC0415 - in the helper, where nobody waits
-
-        log = _detach()
-        container = select.poll()
-        container.register(posix.pidfd_open(init_pid), select.POLLIN)
+        It ends with the container, whose process ``container`` watches. What is found is written to ``log``.
+        """
         with self._namespaces.inside():
             listener = _socket.socket(_AF_PACKET, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, _PROTOCOL_IPV6)
         listener.setblocking(False)
@@ -179,7 +159,7 @@ class Announcer:
             if turn == 0:
                 self._probe()
             self.send()
-        if not container.poll(interval * 1000):
+        if times and not container.poll(interval * 1000):
             for text in self._duplicates(listener):
                 _log(log, text)
 
@@ -207,8 +187,50 @@ class Announcer:
         return [f"{name}: {address} is in use by {mac} too" for (name, address), mac in found.items()]
 
 
-def _operational(rtnl: wire.Rtnl, request: bytes) -> bool:
-    (reply,) = rtnl.request([request])
+def detached(
+    namespaces: wire.Namespaces,
+    ends: "list[tuple[bytes, bytes | None]]",
+    requests: "tuple[bytes, bytes, bytes]",
+    link: bytes,
+    pace: "tuple[int, float]",
+    init_pid: int,
+) -> None:
+    """Announce from a process of its own, so that nobody waits for links to come up; CRIU goes on at once.
+
+    ``ends`` are the ifindexes of inner and outer ends, ``requests`` dumps of links and of both families' addresses,
+    ``link`` asks for one link; ``pace`` is how often more, every how many seconds. The process holds nothing of
+    CRIU's open and ends with the container.
+    """
+    if posix.fork():
+        return
+    try:
+        import select  # noqa: PLC0415 - in the helper, where nobody waits
+
+        container = select.poll()
+        container.register(posix.pidfd_open(init_pid), select.POLLIN)
+        log = detach()
+        announcer = Announcer(namespaces)
+        announcer.prepare(frozenset(inner for inner, _ in ends), requests)
+        _wait_for_links(namespaces, ends, link)
+        announcer.send()
+        announcer.repeat(*pace, container, log)
+    finally:
+        posix._exit(0)  # noqa: SLF001 - this is a copy of the hook
+
+
+def _wait_for_links(namespaces: wire.Namespaces, ends: "list[tuple[bytes, bytes | None]]", link: bytes) -> None:
+    """Wait until the devices are operational, for a while at most: before that a frame is dropped without a word."""
+    waiting = [(namespaces.inner, inner) for inner, _ in ends]
+    waiting += [(namespaces.host, outer) for _, outer in ends if outer is not None]
+    for _ in range(_TRIES):
+        waiting = [(rtnl, index) for rtnl, index in waiting if not _operational(rtnl, link, index)]
+        if not waiting:
+            return
+        _sleep_a_millisecond()
+
+
+def _operational(rtnl: wire.Rtnl, link: bytes, index: bytes) -> bool:
+    (reply,) = rtnl.request([link[:_AT_INDEX] + index + link[_AT_INDEX + 4 :]])
     if reply.errno or not reply.messages:
         return True  # gone: nothing to wait for
     state = wire.find_attr(reply.messages[0], _LINK_ATTRS, (_IFLA_OPERSTATE,))
@@ -222,7 +244,7 @@ def _sleep_a_millisecond() -> None:
     time.sleep(0.001)
 
 
-def _detach() -> int | None:
+def detach() -> int | None:
     """Leave CRIU's session and descriptors; return one of a log file, where stderr was one."""
     posix.setsid()
     log = None

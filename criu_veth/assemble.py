@@ -116,7 +116,7 @@ def _announce(veths: list[Veth], made: Plan, slots: _Slots) -> list[Tuple]:
         (slots("inner", veth.inner), slots("outer", veth.inner) if veth.kind == "veth" else None) for veth in veths
     )
     requests = (netlink.dump_links(), netlink.dump_addresses4(), netlink.dump_addresses6())
-    text = "container announced, frames: %d"
+    text = "container announced"
     return [(ANNOUNCE, devices, requests, netlink.get_link(), made.repeat, made.interval, text)]
 
 

@@ -167,6 +167,7 @@ class File(Table, frozen=True, kw_only=True):
     remap: Remap = Remap()
     capture: Capture = Capture()
     announcements: Announcements = Announcements()
+    verify: bool = False
     match: Match = Match()
 
 
@@ -204,6 +205,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     remap_bridge: dict[str, str] = {}
     capture: Capture = Capture()
     announcements: Announcements = Announcements()
+    verify: bool = False
     notices: tuple[str, ...] = ()
 
 
@@ -226,7 +228,7 @@ def read_trusted(path: str, limit: int, what: str) -> bytes:
             raise InputError(f"{path}: is {kind}; the {what} is a file")
         directories = dict.fromkeys(os.path.dirname(name) or "." for name in (path, real))
         for name, found in ((path, info), *((directory, os.stat(directory)) for directory in directories)):
-            fault = _trust_fault(found)
+            fault = trust_fault(found)
             if fault:
                 raise InputError(f"{path}: not obeyed, because {name} {fault}")
         if info.st_size > limit:
@@ -237,7 +239,8 @@ def read_trusted(path: str, limit: int, what: str) -> bytes:
         os.close(descriptor)
 
 
-def _trust_fault(info: os.stat_result) -> str | None:
+def trust_fault(info: os.stat_result) -> str | None:
+    """Say why what root runs or obeys may not be this file or directory: somebody else may write it."""
     if info.st_uid not in (0, os.geteuid()):
         return f"belongs to uid {info.st_uid}; make it root's: chown root"
     sticky_directory = stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX
@@ -343,6 +346,7 @@ class _Checker:
             remap_bridge=file.remap.bridge,
             capture=file.capture,
             announcements=file.announcements,
+            verify=file.verify,
             notices=tuple(self._notices),
         )
 

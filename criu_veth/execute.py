@@ -26,6 +26,8 @@ how to send, what an acknowledgement is, and where to put what an earlier reply 
     Add addresses again that are not usable yet, in one batch: see `Executor._settle`.
 ``(ANNOUNCE, devices, requests, link, repeat, interval, text)``
     Announce the addresses of ``devices``, (slot of the inner ifindex, slot of the outer one or None): see `announce`.
+``(VERIFY, wanted, captured)``
+    Not run here: at post-resume `afterwards` compares the kernel with this, JSON of `state.Veth` and `state.State`.
 ``(JOURNAL, lines)``
     Write down what is about to be made that would outlive this restore, if it were to fail.
 
@@ -42,7 +44,7 @@ import posix
 from criu_veth import wire
 from criu_veth.errors import OperationError, errno_text
 
-NETLINK, QUERY, INDEX, SYSCTL, REFUSE, PRESENT, GROUP, JOURNAL, SETTLE, ANNOUNCE = range(10)
+NETLINK, QUERY, INDEX, SYSCTL, REFUSE, PRESENT, GROUP, JOURNAL, SETTLE, ANNOUNCE, VERIFY = range(11)
 HOST, INNER, HOST_GENERIC, INNER_GENERIC = range(4)
 
 #: Slots that are filled before the first operation: this process's pid and the container's first process's.
@@ -84,7 +86,6 @@ class Executor:
         self._slots: list[bytes | None] = [None] * max(slots, FIRST_SLOT)
         self._slots[SLOT_OWN_PID] = wire.u32(posix.getpid())
         self._slots[SLOT_INIT_PID] = wire.u32(init_pid or 0)
-        self._generic: dict[int, wire.Rtnl] = {}
         self._undo: list[Operation] = []
         self._handlers = {
             INDEX: self._index,
@@ -163,9 +164,7 @@ class Executor:
     def _rtnl(self, ns: int) -> wire.Rtnl:
         if ns in (HOST, INNER):
             return self._namespaces.inner if ns == INNER else self._namespaces.host
-        if ns not in self._generic:
-            self._generic[ns] = self._namespaces.generic(inner=ns == INNER_GENERIC)
-        return self._generic[ns]
+        return self._namespaces.generic(inner=ns == INNER_GENERIC)
 
     def _slot(self, number: int) -> bytes:
         value = self._slots[number]
@@ -300,7 +299,10 @@ class Executor:
             self.notices += [notice % text for text in texts]
 
     def _settle(self, operation: "Operation") -> None:
-        """Delete and add again each address of ``devices`` whose flags have a bit of ``unready``.
+        """Delete and add again each address of ``devices`` whose flags have a bit of ``unready``, and those beside it.
+
+        The kernel lists the newest address of a device and scope first, and CRIU adds them in the order of that list:
+        several come back in reverse, and another one would be chosen as the source of what the container sends.
 
         ``addresses`` is (dump request, offset of the attributes, attribute with the flags, offset of the header's
         flags, unready, hopeless, ready, attribute of the address itself, type of a deletion): an address with a bit
@@ -315,12 +317,15 @@ class Executor:
         names = {self._slots[slot]: name for slot, name in devices}
         gone, added, settled, lost = [], [], [], set()
         counts: dict[bytes, int] = {}
+        together: dict[bytes, list[tuple[bytes, int]]] = {}
         for found in rtnl.dump(request):
-            index = found[INDEX_AT : INDEX_AT + 4]
             data = wire.find_attr(found, attributes, (flags_at,))
             flags = wire.get_u32(data, 0) if data else found[header_flags]
-            if index not in indexes or not flags & unready or flags & hopeless:
-                continue
+            if found[INDEX_AT : INDEX_AT + 4] in indexes and not flags & hopeless:
+                together.setdefault(found[INDEX_AT - 1 : INDEX_AT + 4], []).append((found, flags))  # scope and index
+        listed = [pair for pairs in together.values() if len(pairs) > 1 or pairs[0][1] & unready for pair in pairs]
+        for found, flags in listed:
+            index = found[INDEX_AT : INDEX_AT + 4]
             wanted = flags & ~unready
             body = found[wire.HEADER : attributes] + b"".join(
                 wire.put_attr(kind, payload) for kind, payload in wire.attrs(found, attributes) if kind != flags_at
@@ -332,7 +337,8 @@ class Executor:
                 as_was = body + wire.put_attr(flags_at, wire.u32(wanted))
                 settled.append(wire.message(wire.get_u16(found, 4), wire.NLM_F_REPLACE, as_was))
             lost.add(wire.find_attr(found, attributes, (itself,)))
-            counts[index] = counts.get(index, 0) + 1
+            if flags & unready:
+                counts[index] = counts.get(index, 0) + 1
         if not gone:
             return
         request, attributes, source = routes
@@ -347,20 +353,21 @@ class Executor:
         self.done += [text % (names[index], count) for index, count in counts.items()]
 
     def _announce(self, operation: "Operation") -> None:
+        """Leave it to a helper: the links need a moment to come up, and nobody is to wait for that."""
+        _, devices, requests, link, repeat, interval, text = operation
+        ends = [(self._slots[inner], outer and self._slots[outer]) for inner, outer in devices]
+        ends = [pair for pair in ends if pair[0] is not None]  # somebody else's are left alone
+        if ends:
+            self.after = lambda: self._announce_detached(ends, requests, link, (repeat, interval))
+            self.done.append(text)
+
+    def _announce_detached(
+        self, ends: "list[Any]", requests: "Operation", link: bytes, pace: "tuple[int, float]"
+    ) -> None:
         from criu_veth import announce  # noqa: PLC0415 - only where it is asked for
 
-        _, devices, requests, link, repeat, interval, text = operation
-        devices = [pair for pair in devices if self._slots[pair[0]] is not None]  # somebody else's are left alone
-        if not devices:
-            return
-        announcer = announce.Announcer(self._namespaces)
-        announcer.prepare(frozenset(self._slot(inner) for inner, _ in devices), requests)
-        waited = [(INNER, inner) for inner, _ in devices] + [(HOST, outer) for _, outer in devices if outer is not None]
-        announcer.wait_for_links(
-            [(self._rtnl(ns), self._patched(link, ((INDEX_AT, slot),))) for ns, slot in waited if self._slots[slot]]
-        )
-        self.done.append(text % announcer.send())
-        self.after = lambda: announcer.repeat_detached(repeat, interval, wire.get_u32(self._slot(SLOT_INIT_PID), 0))
+        init_pid = wire.get_u32(self._slot(SLOT_INIT_PID), 0)
+        announce.detached(self._namespaces, ends, requests, link, pace, init_pid)
 
     def _journal(self, operation: "Operation") -> None:
         if self._journal_path is None:

@@ -4,12 +4,16 @@ A device is ours if a journal names it, it is in the group that only this projec
 ended; never by its name alone.
 """
 
+from collections.abc import Iterable
+
 from criu_veth import netlink, program, wire
 from criu_veth.errors import OperationError, errno_text
 
 
-def collect() -> list[str]:
+def collect(runs: Iterable[int] | None = None) -> list[str]:
     """Remove what is stale and say what it was.
+
+    ``runs`` are the pids of restores that are known to have failed, rather than of those whose criu has ended.
 
     Raises OperationError where something that is ours cannot be removed; its journal is kept.
     """
@@ -18,7 +22,7 @@ def collect() -> list[str]:
     rtnl = wire.Rtnl()
     try:
         kernel = netlink.Kernel(rtnl)
-        for pid in program.stale_runs():
+        for pid in program.stale_runs() if runs is None else runs:
             failed = [fault for line in _journal(pid) if (fault := _remove(line, kernel, rtnl, said))]
             faults += failed
             if not failed:

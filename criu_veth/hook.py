@@ -102,10 +102,11 @@ def _collect_garbage() -> None:
 def _pre_dump(call: actions.Call, environ: "dict[str, str]") -> None:
     _require_image_dir(call)
     _with_site_packages()
-    from criu_veth import dump  # noqa: PLC0415 - the slow path
+    from criu_veth import dump, silence  # noqa: PLC0415 - the slow path
 
     likely = way.likely(_criu_pid(call), environ)
     say("pre-dump: ", *dump.run(environ, str(call.image_dir), int(call.init_pid or 0), likely))
+    silence.silence_at_the_end(int(call.init_pid or 0), _criu_pid(call))
 
 
 def _ready_program(call: actions.Call, environ: "dict[str, str]", how: way.Way) -> program.Program | None:
@@ -134,8 +135,24 @@ def _with_site_packages() -> None:
         site.main()
 
 
+def _verify(call: actions.Call, _: "dict[str, str]") -> None:
+    """Compare the running container with what was asked for; CRIU closes the image directory before this action."""
+    found = program.operations(_criu_pid(call), call.action)
+    if found is None:
+        return
+    ((_, wanted, captured),) = found[1]
+    program.finish(_criu_pid(call), call.action)
+    _with_site_packages()
+    from criu_veth import afterwards  # noqa: PLC0415 - the slow path, with nobody waiting
+
+    say("post-resume: ", *afterwards.verify(wanted, captured, int(call.init_pid or 0)))
+
+
 def _stage(call: actions.Call, environ: "dict[str, str]") -> None:
     _require_image_dir(call)
+    if _shares_host_network(call, environ):
+        say(f"{call.action}: notice: ", f"process {call.init_pid} is in the host's network namespace: nothing to do")
+        return
     criu_pid = _criu_pid(call)
     if not program.has_run(criu_pid):  # pre-restore was not seen
         _pre_restore(call, environ)
@@ -143,7 +160,7 @@ def _stage(call: actions.Call, environ: "dict[str, str]") -> None:
     if found is None:
         return
     slots, operations = found
-    netns = _container_netns(call)
+    netns = container_netns(call.init_pid)
     namespaces = wire.Namespaces(netns)
     try:
         executor = execute.Executor(
@@ -164,6 +181,17 @@ def _stage(call: actions.Call, environ: "dict[str, str]") -> None:
         executor.after()
 
 
+def _shares_host_network(call: actions.Call, environ: "dict[str, str]") -> bool:
+    """Say whether the container has no network of its own, and nobody said for this very restore that it has."""
+    if environ.get(paths.CONFIG_VARIABLE) or paths.exists(f"{call.image_dir}/{paths.CONFIG_IN_IMAGES}"):
+        return False
+    try:
+        inner, own = posix.stat(f"/proc/{call.init_pid}/ns/net"), posix.stat("/proc/self/ns/net")
+    except OSError:
+        return False  # said below
+    return (inner.st_dev, inner.st_ino) == (own.st_dev, own.st_ino)
+
+
 def _require_image_dir(call: actions.Call) -> None:
     try:
         posix.stat(f"{call.image_dir}/.")
@@ -176,23 +204,23 @@ def _criu_pid(call: actions.Call) -> int:
     return posix.getppid() if call.criu_pid is None else call.criu_pid
 
 
-def _container_netns(call: actions.Call) -> str:
+def container_netns(init_pid: int | None) -> str:
     """Return the path of INIT_PID's network namespace.
 
     Raises InputError if the process is gone or has none of its own.
     """
-    path = f"/proc/{call.init_pid}/ns/net"
+    path = f"/proc/{init_pid}/ns/net"
     try:
         inner = posix.stat(path)
     except FileNotFoundError:
-        raise errors.InputError(f"{actions.INIT_PID_VARIABLE}: there is no process {call.init_pid}") from None
+        raise errors.InputError(f"{actions.INIT_PID_VARIABLE}: there is no process {init_pid}") from None
     except OSError as error:
-        fault = f"{actions.INIT_PID_VARIABLE}: cannot see the network namespace of process {call.init_pid}"
+        fault = f"{actions.INIT_PID_VARIABLE}: cannot see the network namespace of process {init_pid}"
         raise errors.InputError(f"{fault}: {error.strerror}") from None
     own = posix.stat("/proc/self/ns/net")
     if (inner.st_dev, inner.st_ino) == (own.st_dev, own.st_ino):
         raise errors.InputError(
-            f"{actions.INIT_PID_VARIABLE}: process {call.init_pid} is in the host's own network namespace: there is no"
+            f"{actions.INIT_PID_VARIABLE}: process {init_pid} is in the host's own network namespace: there is no"
             f" container to connect"
         )
     return path
@@ -204,5 +232,5 @@ _HANDLERS = {
     actions.SETUP_NAMESPACES: _stage,
     actions.POST_SETUP_NAMESPACES: _stage,
     actions.POST_RESTORE: _stage,
-    actions.POST_RESUME: _stage,
+    actions.POST_RESUME: _verify,
 }

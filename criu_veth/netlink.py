@@ -526,11 +526,11 @@ class Generic:
 @cache
 def ethtool_family() -> int:
     """Return the id of ethtool's generic netlink family in this kernel, 0 where it has none."""
-    rtnl = wire.Namespaces(None).generic(inner=False)
+    namespaces = wire.Namespaces(None)
     try:
-        return Generic(rtnl).family
+        return Generic(namespaces.generic(inner=False)).family
     finally:
-        rtnl.close()
+        namespaces.close()
 
 
 def _bits(message: bytes, number: int) -> set[str]:
@@ -625,6 +625,17 @@ def _netns_files() -> list[str]:
     with open("/proc/self/mountinfo") as mounts:
         mounted = [line.split()[4] for line in mounts if " - nsfs " in line]
     return [*by_inode.values(), *mounted]
+
+
+def living_netns() -> set[int]:
+    """Return the inode numbers of all network namespaces that a process is in or a mount holds."""
+    found = set()
+    for path in _netns_files():
+        try:
+            found.add(os.stat(path).st_ino)
+        except OSError:
+            continue  # the process has ended
+    return found
 
 
 def _is_ending(pid: str) -> bool:

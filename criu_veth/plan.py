@@ -353,7 +353,8 @@ def _not_brought_by_criu(veth: Veth) -> list[Operation]:
     listed: list[Operation] = []
     if veth.mode == READY:  # CRIU has moved the device: the mark on both ends has served
         settings["group"] = netns.group or 0
-        listed += [] if veth.outer.group else [SetLink(**{**name, "inside": False}, attribute="group", value=0)]
+        if veth.kind == "veth" and not veth.outer.group:
+            listed.append(SetLink(**{**name, "inside": False}, attribute="group", value=0))
     listed += [SetLink(**name, attribute=key, value=value) for key, value in settings.items() if value is not None]
     listed += [AddAltname(**name, altname=altname) for altname in netns.altnames]
     listed += [SwitchOff(**name, features=netns.features_off)] if netns.features_off else []

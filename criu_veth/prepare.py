@@ -4,7 +4,23 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from criu_veth import assemble, config, match, netlink, paths, plan, preflight, program, resolve, state, wire
+import msgspec
+
+from criu_veth import (
+    actions,
+    assemble,
+    config,
+    execute,
+    match,
+    netlink,
+    paths,
+    plan,
+    preflight,
+    program,
+    resolve,
+    state,
+    wire,
+)
 from criu_veth.container import of_process
 from criu_veth.errors import InputError, OperationError
 from criu_veth.state import Container, Veth
@@ -79,11 +95,20 @@ def prepare(
     Raises InputError for the files, OperationError for what this host cannot do.
     """
     inputs = read(environ, image_dir, of_process(pid) if pid else None)
+    veths, found = possible(inputs, way)
+    return save(veths, inputs, found, way)
+
+
+def possible(inputs: Inputs, way: Way) -> tuple[tuple[Veth, ...], preflight.Findings]:
+    """Return the desired ends, and what preflight found of this host.
+
+    Raises InputError, or OperationError with all that this host cannot do.
+    """
     veths = desired(inputs, way)
     found = preflight_here(veths)
     if found.faults:
         raise OperationError(*found.faults)
-    return save(veths, inputs, found, way)
+    return veths, found
 
 
 def prepare_ahead(environ: Mapping[str, str], image_dir: str, ways: Iterable[Way]) -> list[program.Program]:
@@ -130,9 +155,18 @@ def save(
         warnings=(*(inputs.config.notices if inputs.config else ()), *found.warnings),
         sections={},
     )
-    explain = None if inputs.config or inputs.state else nothing_to_go_by(sources)
+    program.prune()
+    program.save(result, *operations(veths, inputs))
+    return result
+
+
+def operations(veths: tuple[Veth, ...], inputs: Inputs) -> tuple[dict[str, tuple[int, assemble.Tuple]], frozenset[str]]:
+    """Return what to do, by action, and the actions that are only for IPv6 addresses: see `program.encode`."""
+    explain = None if inputs.config or inputs.state else nothing_to_go_by(inputs.sources)
     sent = inputs.config.announcements if inputs.config else config.Announcements()
     made = plan.make(veths, repeat=sent.repeat, interval=sent.interval)
-    program.prune()
-    program.save(result, assemble.assemble(made, explain), plan.only_ipv6(made))
-    return result
+    listed = assemble.assemble(made, explain)
+    if inputs.config and inputs.config.verify:
+        verify = (execute.VERIFY, msgspec.json.encode(veths), msgspec.json.encode(inputs.state))
+        listed[actions.POST_RESUME] = (execute.FIRST_SLOT, (verify,))
+    return listed, plan.only_ipv6(made)

@@ -239,6 +239,22 @@ def start_run(criu_pid: int, program: Program, *, ipv6: bool = True) -> None:
 
     Raises OperationError.
     """
+    begin_run(criu_pid)
+    path = run_dir(criu_pid)
+    try:
+        for action, section in program.sections.items():
+            if section[3] and not ipv6:
+                continue
+            posix.link(f"{paths.PROGRAMS}/{program.name}", f"{path}/{action}")
+    except OSError as error:
+        raise OperationError(f"cannot write {path}: {error.strerror}") from None
+
+
+def begin_run(criu_pid: int) -> None:
+    """Make the directory of this restore; whatever an earlier criu of the same pid left is dropped.
+
+    Raises OperationError.
+    """
     secure_run_dir(make=True)
     end_run(criu_pid)
     _forget_the_dead()
@@ -246,10 +262,6 @@ def start_run(criu_pid: int, program: Program, *, ipv6: bool = True) -> None:
     try:
         posix.mkdir(path, 0o700)
         _write(f"{path}/{OWNER}", start_time(criu_pid))
-        for action, section in program.sections.items():
-            if section[3] and not ipv6:
-                continue
-            posix.link(f"{paths.PROGRAMS}/{program.name}", f"{path}/{action}")
     except OSError as error:
         raise OperationError(f"cannot write {path}: {error.strerror}") from None
 
@@ -329,8 +341,8 @@ def operations(criu_pid: int, action: str) -> "tuple[int, Tuple] | None":
     return slots, marshal.loads(data[end + offset : end + offset + length])  # noqa: S302
 
 
-def prune() -> "list[str]":
-    """Remove the programs whose images or mapping file are gone; return their names."""
+def prune(*, dry_run: bool = False) -> "list[str]":
+    """Remove the programs whose images or mapping file are gone, unless ``dry_run``; return their names."""
     removed = []
     for name in posix.listdir(paths.PROGRAMS) if secure_run_dir(make=False) else ():
         path = f"{paths.PROGRAMS}/{name}"
@@ -341,7 +353,8 @@ def prune() -> "list[str]":
         else:  # another version's, or a part of one that died while it was written
             stale = not name.rpartition(".")[2].isdecimal() or not paths.exists(f"/proc/{name.rpartition('.')[2]}")
         if stale:
-            _unlink(path)
+            if not dry_run:
+                _unlink(path)
             removed.append(name)
     return removed
 

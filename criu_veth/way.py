@@ -145,15 +145,19 @@ def likely(criu_pid: int, environ: "dict[str, str]") -> "list[Way]":
 
 
 def _is_rpc(command: "list[str]") -> bool:
-    """Say whether a runtime or a program drives this criu: what it is told is not on its command line."""
-    return "swrk" in command or "service" in command
+    """Say whether a runtime or a program drives this criu: what it is told is not on its command line.
+
+    criu then changes that, if it was built with libbsd, to one text: ``criu: restore --rpc -D ...``, cut where its old
+    one ended (``criu/cr-service.c``).
+    """
+    return any(word in {"swrk", "service"} or word.startswith("criu: ") for word in command)
 
 
 def _read_files(way: Way, command: "list[str]", criu_pid: int, environ: "dict[str, str]") -> None:
     """Take in the configuration files that criu reads."""
     if _is_rpc(command):
-        runtime = _command_name(_parent(criu_pid))
-        if runtime in _RUNTIME_FILES:
+        runtime = _runtime(_parent(criu_pid))
+        if runtime is not None:
             way.read_file(_RUNTIME_FILES[runtime])
     if "--no-default-config" not in command and "--config" not in " ".join(command):
         for pattern in _DEFAULT_FILES:
@@ -252,5 +256,7 @@ def _parent(pid: int) -> int:
     return int(fields[1]) if len(fields) > 1 else 0
 
 
-def _command_name(pid: int) -> str:
-    return (_read(f"/proc/{pid}/comm") or "").strip()
+def _runtime(pid: int) -> str | None:
+    """Return which of the runtimes the process is: by its name, or by its command line if something else runs it."""
+    words = [(_read(f"/proc/{pid}/comm") or "").strip(), *_command_of(pid)]
+    return next((name for word in words if (name := word.rpartition("/")[2]) in _RUNTIME_FILES), None)

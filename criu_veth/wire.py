@@ -244,6 +244,7 @@ class Namespaces:
         self._inner_path = inner_path
         self._host: Rtnl | None = None
         self._inner: Rtnl | None = None
+        self._generic: dict[bool, Rtnl] = {}
 
     @property
     def host(self) -> Rtnl:
@@ -261,11 +262,14 @@ class Namespaces:
         return self._inner
 
     def generic(self, *, inner: bool) -> Rtnl:
-        """Return a new generic netlink socket of one of the two namespaces; the caller closes it."""
-        if not inner:
-            return Rtnl(_NETLINK_GENERIC)
-        with self.inside():
-            return Rtnl(_NETLINK_GENERIC)
+        """Return the generic netlink socket of one of the two namespaces."""
+        if inner not in self._generic:
+            if inner:
+                with self.inside():
+                    self._generic[inner] = Rtnl(_NETLINK_GENERIC)
+            else:
+                self._generic[inner] = Rtnl(_NETLINK_GENERIC)
+        return self._generic[inner]
 
     def inside(self) -> "Inside":
         """Return a context in which this thread is in the container's network namespace."""
@@ -274,10 +278,12 @@ class Namespaces:
         return Inside(self._inner_path)
 
     def close(self) -> None:
-        """Close both sockets."""
-        for rtnl in (self._host, self._inner):
+        """Close all sockets; one that is used again is made anew."""
+        for rtnl in (self._host, self._inner, *self._generic.values()):
             if rtnl is not None:
                 rtnl.close()
+        self._host = self._inner = None
+        self._generic = {}
 
 
 class Inside:

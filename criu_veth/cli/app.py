@@ -21,6 +21,9 @@ COMMANDS = {
     "prepare": "Make the program for a restore on this host, ahead of it.",
     "verify": "Compare the kernel with what a restore should have made.",
     "gc": "Remove what restores that died have left on this host.",
+    "install": "Put the hook at a fixed path, and name it to CRIU and the runtimes.",
+    "uninstall": "Undo what install has done.",
+    "doctor": "Say whether all that a restore needs is on this machine.",
     "schema": "Print the JSON Schema of the mapping file, or of the state file.",
     "hook-path": "Print the path of the hook, which is CRIU's action script.",
 }
@@ -76,5 +79,5 @@ def app() -> None:
 
     The work is done by a hook that CRIU runs as its action script. These commands are for the operator. They read the
     mapping file, /etc/criu/criu-veth.toml unless another is named, what was captured at the dump, and the kernel; none
-    changes a container's network, and only gc removes a device.
+    changes a container's network, only gc removes a device, and only install and uninstall change files in /etc.
     """

@@ -97,6 +97,7 @@ _KEYS: dict[str, dict[str, Schema]] = {
         "veth": {"description": "The long form, one table a veth."},
         "remap": {"description": "What is called differently on this host than where the checkpoint was made."},
         "capture": {"description": "What is remembered when a checkpoint is made."},
+        "verify": {"description": "Compare the kernel with what was asked for once the container runs, and say it."},
         "announcements": {"description": "How often the network is told where the container is now."},
         "match": {"description": "For which containers a file in /etc/criu/criu-veth.d is."},
     },

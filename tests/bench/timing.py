@@ -34,7 +34,9 @@ class Stopwatch:
     def __init__(self, host: Host) -> None:
         self.host = host
         self._log = "/run/bench.log"
-        self._runner = host.popen(PYTHON, "-I", "-S", "-c", RUNNER, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._runner = host.popen(
+            PYTHON, "-I", "-S", "-c", RUNNER, "restore", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
 
     def __call__(self, command: Command) -> float:
         """Run the command and return milliseconds; a status other than 0 raises CommandError."""

@@ -52,7 +52,7 @@ def restored(criu: Criu, host: Host, images: Path, *external: str, hook: Path | 
 
 def said(outcome: Outcome) -> list[str]:
     """What the hook said of the outer ends. The inner ones are its business too, but not the matter here."""
-    inner = ("announced, frames:", "IPv6 addresses usable at once:")
+    inner = ("container announced", "IPv6 addresses usable at once:")
     return [line for line in outcome.said("criu-veth:") if not any(words in line for words in inner)]
 
 

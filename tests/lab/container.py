@@ -21,24 +21,31 @@ if TYPE_CHECKING:
 PYTHON = os.path.realpath(sys.executable)
 ECHO_SERVER = (Path(__file__).parent / "echo_server.py").read_text()
 
-UNSHARE = ["unshare", "--net", "--pid", "--mount", "--propagation", "private", "--fork", "--"]
+NAMESPACES = ("net", "pid", "mount")
 ROOT = "/run/lab/root"
 """Where a host has the file system that its containers see as /; CRIU's --root."""
 
 # The fewest mounts that CRIU has to save: the machine's root alone, /dev and an own /proc. Standard
 # descriptors are opened below them, because CRIU cannot name a file of a mount that it does not
-# see; with exec, so that the shell keeps no copies of the old ones.
+# see; with exec, so that the shell keeps no copies of the old ones. A user namespace may neither
+# take the host's mounts apart nor mount a /dev, so there the descriptors are closed.
 INIT = """set -e
 cd /
-mount -t devtmpfs devtmpfs /run/lab/root/dev
+[ -z "$IN_USER_NAMESPACE" ] || mount --bind /run/lab/root /run/lab/root
+[ -n "$IN_USER_NAMESPACE" ] || mount -t devtmpfs devtmpfs /run/lab/root/dev
 mount -t proc proc /run/lab/root/proc
 cd /run/lab/root
 pivot_root . .
 umount -l .
 cd /
-exec 0</dev/null
-exec 1>/dev/null
-exec 2>/dev/null
+if [ -n "$IN_USER_NAMESPACE" ]; then
+    exec 0<&- 1>&- 2>&-
+else
+    exec 0</dev/null
+    exec 1>/dev/null
+    exec 2>/dev/null
+fi
+unset IN_USER_NAMESPACE
 exec setsid "$@"
 """
 
@@ -98,15 +105,22 @@ class Container:
         self._launcher: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def start(cls, host: Host, links: Sequence[Link], program: Program) -> Container:
-        """Start `program` on `host`, plug in the links, and wait until it is ready."""
+    def start(
+        cls, host: Host, links: Sequence[Link], program: Program, namespaces: Sequence[str] = NAMESPACES
+    ) -> Container:
+        """Start `program` on `host`, plug in the links, and wait until it is ready.
+
+        `namespaces` are those that it gets for itself; with "user", it is root in there and nobody outside.
+        """
+        user = ["--map-root-user"] if "user" in namespaces else []
+        unshare = ["unshare", *(f"--{name}" for name in namespaces), *user, "--propagation", "private", "--fork", "--"]
         with tempfile.TemporaryFile() as said:
             launcher = subprocess.Popen(
-                host.command([*UNSHARE, "sh", "-c", INIT, "init", *program.argv]),
+                host.command([*unshare, "sh", "-c", INIT, "init", *program.argv]),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=said,
-                env=host.environment(None),
+                env={**host.environment(None), "IN_USER_NAMESPACE": "1" if user else ""},
                 start_new_session=True,
             )
 

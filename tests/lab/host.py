@@ -14,7 +14,7 @@ from typing import IO, Any, Self
 
 from . import process
 from .client import Client
-from .container import Container, Link, Program, echo_server
+from .container import NAMESPACES, Container, Link, Program, echo_server
 from .iproute import Json, nodad, parsed, random_mac, sysctl_path
 from .netns import socket_in
 from .process import CommandError
@@ -234,9 +234,11 @@ class Host:
         self,
         links: Iterable[Link] = (),
         program: Program | None = None,
+        *,
+        namespaces: Sequence[str] = NAMESPACES,
     ) -> Container:
-        """Start a container on this host and wait until its program is ready."""
-        container = Container.start(self, tuple(links), program or echo_server())
+        """Start a container on this host and wait until its program is ready; `namespaces` are its own."""
+        container = Container.start(self, tuple(links), program or echo_server(), namespaces)
         return self.adopt(container)
 
     def adopt(self, container: Container) -> Container:

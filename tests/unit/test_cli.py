@@ -87,7 +87,7 @@ def test_version() -> None:
     [
         (["chek"], "no such command 'chek'; see criu-veth --help"),
         (["--nope"], "no such option '--nope'; see criu-veth --help"),
-        (["plan", "--nothing"], "plan: no such option '--nothing'; see criu-veth plan --help"),
+        (["plan", "--quux"], "plan: no such option '--quux'; see criu-veth plan --help"),
         (["plan", "--imags"], "plan: no such option '--imags'. Did you mean '--images'? See criu-veth plan --help"),
         (["plan", "a", "b"], "plan: got unexpected extra argument (b); see criu-veth plan --help"),
         (["plan", ""], "plan: invalid value for '[FILE]': it is empty; see criu-veth plan --help"),

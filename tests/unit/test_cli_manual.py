@@ -36,5 +36,5 @@ def test_every_choice_is_there() -> None:
     types = [parameter.type for name in COMMANDS for parameter in command(name).params]
     choices = {str(choice) for one in types if isinstance(one, click.Choice) for choice in one.choices}
 
-    assert choices == {"args", "conf", "json", "external", "ready", "empty"}
+    assert {"args", "conf", "json", "external", "ready", "empty"} <= choices
     assert all(f"**{choice}**" in PAGE for choice in choices)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from criu_veth import config, rules
+from criu_veth import config, rules, state
 from criu_veth.cli.app import app
 
 
@@ -122,3 +122,28 @@ def test_sysctl_keys(schema: dict[str, Any], key: str) -> None:
         assert not re.search(pattern, key)
     else:
         assert re.search(pattern, key)
+
+
+@pytest.fixture(scope="module")
+def state_schema() -> dict[str, Any]:
+    shown = CliRunner().invoke(app, ["schema", "--state"])
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    made: dict[str, Any] = json.loads(shown.stdout)
+    return made
+
+
+def test_the_state_files_schema_has_every_type_and_key(state_schema: dict[str, Any]) -> None:
+    assert state_schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert (state_schema["title"], state_schema["$ref"]) == ("criu-veth.json", "#/$defs/State")
+    assert {"State", "Host", "CapturedVeth", "Inner", "Outer", "Address", "Route"} <= set(state_schema["$defs"])
+    for name, described in state_schema["$defs"].items():
+        keys = [field.name for field in msgspec.structs.fields(getattr(state, name))]
+        assert list(described["properties"]) == keys
+        assert described["additionalProperties"] is False
+        assert described["description"]
+
+
+def test_a_newer_version_of_the_state_file_is_refused_by_its_schema(state_schema: dict[str, Any]) -> None:
+    version = state_schema["$defs"]["State"]["properties"]["version"]
+
+    assert version == {"type": "integer", "minimum": 1, "maximum": state.SCHEMA_VERSION}

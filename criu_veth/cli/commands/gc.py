@@ -14,13 +14,18 @@ def command(dry_run: bool) -> None:
     """Remove what restores that died have left on this host.
 
     A criu that is killed, or gives up late, does not tell the hook. What outlives it is a device that was made for CRIU
-    to move and that it did not get to, and records below /run/criu-veth. The next restore removes them too. A device is
-    removed only if such a record names it and it still has the mark with which it was made.
+    to move and that it did not get to, and records below /run/criu-veth. A device is removed only if such a record
+    names it and it still has the mark with which it was made.
+
+    Removed are also the programs that were made for restores from images, or by a mapping file, that are gone. The hook
+    does all this too when it gets to it.
     """
     from criu_veth import garbage, program
 
-    program.secure_run_dir(make=False)
-    said = garbage.stale() if dry_run else garbage.collect()
+    programs = program.prune(dry_run=dry_run)  # first: it refuses directories that others may write
+    devices = garbage.stale() if dry_run else garbage.collect()
+    done = "what it was made from is gone" if dry_run else "removed, what it was made from is gone"
+    said = [*devices, *(f"program {name}: {done}" for name in programs)]
     for line in said:
         click.echo(output.printable(line))
     if not said:

@@ -125,12 +125,13 @@ def _words(value: Any) -> str:
     """Write a thing that has no notation of its own: its keys and values, without the kernel's own encoding."""
     from criu_veth import state
 
-    found = state.as_builtins(value)
-    return " ".join(
-        f"{key} {','.join(map(str, one)) if isinstance(one, list) else one}"
-        for key, one in found.items()
-        if key != "options"
-    )
+    words = []
+    for key, one in state.as_builtins(value).items():
+        if one is True:
+            words.append(key)
+        elif key != "options":
+            words += [key, ",".join(map(str, one)) if isinstance(one, list | tuple) else str(one)]
+    return " ".join(words)
 
 
 def _print_saved(saved: tuple[Namespace, ...]) -> None:
