@@ -19,7 +19,7 @@ help: ## show this list
 	@echo 'Variables: PYTHON, CRIU, JOBS=2, PYTEST_ARGS="-k NAME", BENCH_ARGS'
 
 setup: ## make .venv, .criu and install the Debian packages that are missing
-	@tools/setup venv packages criu
+	@tools/setup venv packages criu runtimes
 
 check: ## linters, types, import walls, and the tests that need no root
 	@tools/setup venv
@@ -45,5 +45,5 @@ lock: ## write requirements.lock after a change of pyproject.toml (UPGRADE=1: ne
 	@tools/setup lock
 
 clean: ## remove what these targets made (not Debian packages)
-	rm -rf .venv .criu .criu.* .make .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .criu .criu.* .runtimes .runtimes.* .make .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	find criu_veth examples tests -name __pycache__ -type d -exec rm -rf {} +

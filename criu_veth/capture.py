@@ -48,6 +48,9 @@ _SYSCTL_SKIPPED = {
     "ipv6.neigh": {"base_reachable_time", "retrans_time", "unres_qlen"},
 }
 
+#: Said even where it is the namespace's default: that of a new namespace is another one.
+_IPV6_OFF = ("ipv6", "disable_ipv6", "1")
+
 #: Queueing disciplines that the kernel gives a device by itself.
 _DEFAULT_QDISCS = {"noqueue", "pfifo_fast", "mq", "fq_codel"}
 _UNCHANGED_QDISCS = {"noqueue", "noop"}
@@ -584,7 +587,7 @@ class _Sysctls:
             prefix = ".".join(family)
             for name, default in self._defaults_of(prefix, f"/proc/sys/net/{directory}").items():
                 value = _read_sysctl(f"/proc/sys/net/{directory}/{ifname}/{name}")
-                if value is not None and value != default:
+                if value is not None and (value != default or (prefix, name, value) == _IPV6_OFF):
                     found[f"{prefix}.{name}"] = value
         return found
 

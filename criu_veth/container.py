@@ -58,6 +58,8 @@ _POD_NAMESPACES = ("io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.nam
 def of_process(pid: int) -> Container:
     """Say which container the process belongs to."""
     runtime, name = _of_cgroup(_read(f"{_PROC}/{pid}/cgroup"))
+    if runtime == "lxc":
+        name = _lxc_name(pid) or name
     kept = _kept(pid, name)
     if kept is not None:
         keeper, name, bundle, annotations = kept
@@ -98,6 +100,13 @@ def _of_cgroup(text: str) -> tuple[str, str]:
             if before.startswith("pod") and re.fullmatch("[0-9a-f]{64}", part):
                 return "containerd", part
     return "", ""
+
+
+def _lxc_name(pid: int) -> str:
+    """Return the name from the title of LXC's monitor, the parent; a cgroup's may have a number appended."""
+    parent = _read(f"{_PROC}/{pid}/stat").rpartition(")")[2].split()[1:2]
+    title = _read(f"{_PROC}/{parent[0]}/cmdline").rstrip("\0") if parent else ""
+    return title.rpartition(" ")[2] if title.startswith("[lxc monitor] ") else ""
 
 
 def _kept(pid: int, name: str) -> tuple[str, str, str, dict[str, str]] | None:

@@ -34,6 +34,7 @@ def preflight(veths: tuple[Veth, ...], kernel: netlink.Kernel, *, wait: float = 
         check.parent(veth)
         check.backup_port(veth, veths)
         check.sysctls(veth)
+        check.duplicates(veth)
     return Findings(tuple(check.faults), tuple(dict.fromkeys(check.warnings)), check.bridges)
 
 
@@ -60,7 +61,7 @@ class _Preflight:
         fault = self._checked[name]
         if fault:
             remedy = ""
-            if veth.netns is not None and kind == "bridge":  # captured: it may be called differently here
+            if veth.captured and kind == "bridge":
                 remedy = f"; if it is called differently here, write in the mapping file: [remap] bridge = {{ {name} = "
                 remedy += '"..." }'
             self.faults.append(f"veth {veth.inner}: {fault}{remedy}")
@@ -136,6 +137,14 @@ class _Preflight:
         for key in veth.outer.sysctl:
             if not os.path.exists(f"/proc/sys/net/{rules.sysctl_path(key, 'lo')}"):
                 self.faults.append(f"veth {veth.inner}: this kernel has no sysctl {key} for a device")
+
+    def duplicates(self, veth: Veth) -> None:
+        """Warn of duplicate address detection that is kept, where CRIU brings the addresses back."""
+        if not veth.skip_dad and veth.mode not in (ADOPT, EMPTY):
+            self.warnings.append(
+                f'veth {veth.inner}: ipv6_dad = "keep": a socket that is bound to one of its IPv6 addresses cannot be'
+                " restored before duplicate address detection is over, and CRIU does not wait"
+            )
 
     def routes(self, veth: Veth) -> None:
         for route in veth.outer.routes:

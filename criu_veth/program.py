@@ -20,7 +20,9 @@ from criu_veth.actions import POST_RESTORE
 from criu_veth.errors import OperationError
 from criu_veth.way import EXTERNAL
 
-MAGIC = f"criu-veth program {__version__} {sys.implementation.cache_tag}\n".encode()
+#: To be raised with every change of what the operations of `execute` hold, or of the header.
+FORMAT = 1
+MAGIC = f"criu-veth program {FORMAT} {__version__} {sys.implementation.cache_tag}\n".encode()
 
 #: Names in a run's directory, beside those of actions.
 OWNER, ADOPTED, JOURNAL = "owner", "adopted", "journal"

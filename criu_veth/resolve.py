@@ -90,7 +90,7 @@ def _as_captured(captured: CapturedVeth, remap: Mapping[str, str], where: str) -
     master = remap.get(outer.master, outer.master) if outer.master else None
     outer = msgspec.structs.replace(outer, **same, port=port, master=master)
     netns = msgspec.structs.replace(captured.inner, **_as_new(captured.inner))
-    return Veth(inner=captured.inner.ifname, outer=outer, netns=netns, where=where)
+    return Veth(inner=captured.inner.ifname, outer=outer, netns=netns, where=where, captured=True)
 
 
 def _as_new(end: End) -> dict[str, None]:
@@ -184,6 +184,9 @@ def _with_mode(veth: Veth, entry: VethConfig | None, way: Way, faults: list[str]
         mode = entry.mode
         if seen not in (mode, UNKNOWN):
             faults.append(f'{veth.where}.mode: "{mode}" contradicts what {_SAYS[seen]} ({seen}); leave the mode out')
+    if mode == READY and veth.inner not in way.ready:
+        option = f"--external 'netdev[{veth.inner}]:NAME'"
+        faults.append(f"{veth.where}.mode: ready needs {option}, which criu was not seen to be given")
     if veth.kind != "veth" and mode == EXTERNAL:
         faults.append(f"{veth.where}.kind: CRIU makes no {veth.kind}: give it --external 'netdev[{veth.inner}]:NAME'")
     return msgspec.structs.replace(veth, mode=mode, ready=way.ready.get(veth.inner, "") if mode == READY else "")

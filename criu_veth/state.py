@@ -266,8 +266,9 @@ class Veth(Data, frozen=True, kw_only=True):
 
     ``inner`` is the inner end's name, ``netns`` what it should have where CRIU does not bring it back, and ``where``
     the entry of the mapping file or state file that this comes from, for messages; ``explicit`` if a mapping file
-    names it. ``mode`` is the way it comes back (see `criu_veth.way`), ``ready`` the name under which CRIU takes it in
-    the way of that name. A ``kind`` other than ``veth`` has no outer end but a ``parent``, and a ``kind_mode``.
+    names it, ``captured`` if a state file does. ``mode`` is the way it comes back (see `criu_veth.way`), ``ready`` the
+    name under which CRIU takes it in the way of that name. A ``kind`` other than ``veth`` has no outer end but a
+    ``parent``, and a ``kind_mode``.
     """
 
     inner: str
@@ -282,6 +283,7 @@ class Veth(Data, frozen=True, kw_only=True):
     parent: str = ""
     kind_mode: str = ""
     explicit: bool = False
+    captured: bool = False
 
 
 class _Version(msgspec.Struct):

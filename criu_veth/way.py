@@ -22,7 +22,8 @@ _DEFAULT_FILES = ("/etc/criu/default.conf", "{HOME}/.criu/default.conf", "{CRIU_
 _RUNTIME_FILES = {"runc": "/etc/criu/runc.conf", "crun": "/etc/criu/crun.conf"}
 _LARGEST_FILE = 16 << 20
 _LOOPBACK = bytes(15) + b"\1"
-_IFA_ADDRESS = (1).to_bytes(2, sys.byteorder)
+#: IFA_ADDRESS, or IFA_LOCAL of an address with a peer.
+_IFA_ADDRESS_OR_LOCAL = ((1).to_bytes(2, sys.byteorder), (2).to_bytes(2, sys.byteorder))
 #: Field 11, the varint of an address's first word fe80:0000 as it lies in memory, and the second word, 0.
 _BOUND_TO_LINK_LOCAL = b"\x58\xfe\x81\x02\x58\x00"
 
@@ -35,13 +36,14 @@ class Way:
     ``devices`` whether the images hold any.
     """
 
-    __slots__ = ("adopt", "devices", "empty", "external", "ready", "told")
+    __slots__ = ("adopt", "devices", "empty", "external", "inherited", "ready", "told")
 
     def __init__(self, *, told: bool = False, devices: bool = True) -> None:
         self.external: dict[str, str] = {}
         self.ready: dict[str, str] = {}
         self.empty = False
         self.adopt = False
+        self.inherited: list[str] = []
         self.told = told
         self.devices = devices
 
@@ -90,7 +92,7 @@ class Way:
         elif option == "empty-ns":
             self.empty = self.empty or value == "net"
         elif option == "inherit-fd":
-            self.adopt = self.adopt or "extRootNetNS" in value or "net" in value.partition(":")[2].lower()
+            self.inherited.append(value.partition(":")[2])
 
     def _read_external(self, value: str) -> None:
         kind, bracket, rest = value.partition("[")
@@ -129,7 +131,23 @@ def find(criu_pid: int, image_dir: str | None, environ: "dict[str, str]") -> Way
     way.told = "restore" in command and not _is_rpc(command)
     _read_files(way, command, criu_pid, environ)
     way.read_options(command)
+    way.adopt = way.adopt or _inherits_netns(way.inherited, image_dir)
     return way
+
+
+def _inherits_netns(keys: "list[str]", image_dir: str | None) -> bool:
+    """Say whether one of the descriptors that criu inherits is a network namespace.
+
+    Others are files and pipes; ``netns-N.img`` has the key of an external namespace (field 5 of
+    ``images/netdev.proto``'s
+    ``netns_entry``), as a string.
+    """
+    try:
+        names = [name for name in posix.listdir(image_dir or ".") if name.startswith("netns-")] if keys else []
+    except OSError:
+        return False
+    images = [_read_bytes(f"{image_dir}/{name}") or b"" for name in names]
+    return any(key and key.encode() in image for key in keys for image in images)
 
 
 def likely(criu_pid: int, environ: "dict[str, str]") -> "list[Way]":
@@ -212,7 +230,7 @@ def images_need_ipv6(image_dir: str | None) -> bool:
 
 
 def _ipv6_addresses(data: bytes) -> "list[bytes]":
-    """Return the addresses of an ``ifaddr`` image: of RTM_NEWADDR messages for AF_INET6, the attribute IFA_ADDRESS."""
+    """Return the addresses of an ``ifaddr`` image: of RTM_NEWADDR messages for AF_INET6, the first attribute."""
     found = []
     offset = 4
     while offset + 24 <= len(data):
@@ -220,7 +238,7 @@ def _ipv6_addresses(data: bytes) -> "list[bytes]":
         if length < 24:
             break
         kind = int.from_bytes(data[offset + 4 : offset + 6], sys.byteorder)
-        if kind == 20 and data[offset + 16] == 10 and data[offset + 26 : offset + 28] == _IFA_ADDRESS:
+        if kind == 20 and data[offset + 16] == 10 and data[offset + 26 : offset + 28] in _IFA_ADDRESS_OR_LOCAL:
             found.append(data[offset + 28 : offset + 44])
         offset += (length + 3) & ~3
     return found

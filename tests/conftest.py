@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab import find_criu
+from lab.node import find_program
 
 pytest_plugins = ["lab.fixtures"]
 
@@ -66,9 +66,7 @@ def _no_criu() -> str | None:
 
 
 def _no_runtime(names: tuple[str, ...]) -> str | None:
-    criu = find_criu()
-    path = f"{criu.parent if criu else ''}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     if names:
-        missing = [name for name in names if shutil.which(name, path=path) is None]
-        return f"it needs {', '.join(missing)}" if missing else None
-    return None if any(shutil.which(name, path=path) for name in RUNTIMES) else f"it needs one of {', '.join(RUNTIMES)}"
+        missing = [name for name in names if find_program(name) is None]
+        return f"it needs {', '.join(missing)} (make setup)" if missing else None
+    return None if any(map(find_program, RUNTIMES)) else f"it needs one of {', '.join(RUNTIMES)} (make setup)"

@@ -33,6 +33,14 @@ SAID = {
         "  server: 3 hello from another bridge",
         "All as it should be.",
     ],
+    "live-migrate": [
+        "  server: 1 hello",
+        "  server: 2 still there",
+        "migrate: it failed there; restoring here",
+        "  server: 3 still there",
+        "migrate: done",
+        "  server: 4 hello again",
+    ],
     "many": [
         "external veth[eth0]:web-eth0",
         "criu-veth: post-restore: mgmt: web-mgmt attached to br1",

@@ -24,7 +24,7 @@ WAYS = {
 NOTHING = ["nothing to remove"]
 ACTIONS = ("pre-restore", "setup-namespaces", "post-setup-namespaces", "post-restore")
 
-#: A policy rule and a route through the outer end outlive a device only if somebody forgets them.
+#: What the outer end has beside its name and its place on the bridge.
 HOST = """
 ip address add 10.7.0.1/24 dev web0
 ip route add 10.66.0.0/24 via 10.7.0.2 dev web0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lab import Container, Host, run_action, snapshot
+from lab import Container, Host, run_action, snapshot, wait_for
 from lab.standin import StandIn, make_pair
 
 Restoring = Callable[..., StandIn]
@@ -150,6 +150,8 @@ def test_init_pid_in_the_hosts_own_namespace(bridged: Host, container: Container
     bridged.veth("eth0", "eth1")
     before = snapshot(bridged)
     sleeper = bridged.popen("sleep", "infinity")
+    comm = Path(f"/proc/{sleeper.pid}/comm")
+    wait_for(lambda: comm.read_text() == "sleep\n", "the process to be on the host")
     assert refused(restore, "post-restore", sleeper.pid) == (
         2,
         [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import Container, Host, Link, Program
+from lab import Container, Host, Link, Program, wait_for
 from lab.standin import StandIn
 
 Restoring = Callable[..., StandIn]
@@ -156,6 +156,7 @@ def test_damaged_state_file(restoring: Restoring, images: Path, container: Conta
 
 def test_a_capture_reads_no_other_device(restoring: Restoring, plugged: Container) -> None:
     """What is asked of the kernel does not grow with the number of devices on the host."""
+    wait_for(lambda: _requests(plugged) == _requests(plugged), "addresses that the kernel makes by itself")
     few = _requests(plugged)
     plugged.host.run("ip", "-batch", "-", stdin="".join(f"link add v{n} type veth peer name w{n}\n" for n in range(60)))
     assert _requests(plugged) == few

@@ -175,8 +175,8 @@ def ptrace(request: int, pid: int, data: int = 0) -> None:
 def test_process_that_takes_its_time_to_end(bridged: Host, restoring: Restoring) -> None:
     """A process of many gigabytes is in its namespaces for a second after SIGKILL. This one is stopped on its way."""
     sleeper = bridged.popen("unshare", "--net", "sleep", "infinity")
-    own = os.readlink(bridged.netns)
-    wait_for(lambda: os.readlink(f"/proc/{sleeper.pid}/ns/net") != own, "the process's own namespace")
+    comm = Path(f"/proc/{sleeper.pid}/comm")
+    wait_for(lambda: comm.read_text() == "sleep\n", "the process to be in its own namespace")
     bridged.run("ip", "link", "add", "web0", "type", "veth", "peer", "name", "eth0", "netns", str(sleeper.pid))
     restore = restoring(MAPPING)
     done = restore.act("pre-restore")

@@ -66,6 +66,7 @@ def _examine(file: str | None, images: str | None, mode: str | None) -> Report:
     sources = inputs.find(file, images)
     try:
         read = inputs.read(file, images, mode)
+        sources = read.sources  # which of several mapping files it is may have depended on what was read
         found, running = host.examine(read.veths)
     except CriuVethError as error:
         return Report(sources, error=error)
