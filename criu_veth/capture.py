@@ -54,12 +54,13 @@ _IPV6_OFF = ("ipv6", "disable_ipv6", "1")
 #: Queueing disciplines that the kernel gives a device by itself.
 _DEFAULT_QDISCS = {"noqueue", "pfifo_fast", "mq", "fq_codel"}
 _UNCHANGED_QDISCS = {"noqueue", "noop"}
-_REPLAYED_QDISCS = {"tbf", "htb", "ingress", "clsact", "pfifo", "bfifo", "prio", "sfq", "fq", "fq_codel", "netem"}
+_REPLAYED_QDISCS = {"tbf", "htb", "ingress", "clsact", "pfifo", "bfifo"}
 _LOST_ROUTES = {
     netlink.RTA_MULTIPATH: "with several next hops",
     netlink.RTA_NH_ID: "by a nexthop object",
     netlink.RTA_ENCAP_TYPE: "with encapsulation",
 }
+_MASTERS = {"bridge", "vrf", "bond", "team"}
 _CLASSFUL = {"htb"}  # the classes of the others are made by the kernel
 _REPLAYED_FILTERS = {"u32"}
 _U32_ACTION, _U32_POLICE = 7, 6
@@ -206,7 +207,7 @@ class _OuterEnds:
         """Return all that is known of one outer end."""
         index = link.index
         master_index = link.get("IFLA_MASTER")
-        master = self._link_at(master_index) if master_index else None
+        master = self._master(link, self._link_at(master_index)) if master_index else None
         port, backup = self._port(link)
         self._warn_of_programs(link)
         self._note_stacked(link)
@@ -232,6 +233,17 @@ class _OuterEnds:
             classes=classes,
             filters=filters,
         )
+
+    def _master(self, link: Link, master: Link) -> Link | None:
+        """Return the device that this is a port of, if a netlink message can make it one again."""
+        if master.kind not in _MASTERS:
+            what = f"a port of {master.ifname} ({master.kind or 'a device of another kind'})"
+            self._notes.warnings.append(f"{link.ifname}: it is {what}; that is not carried over")
+            return None
+        data = master.info("IFLA_INFO_DATA") if master.kind == "bridge" else None
+        if data is not None and data.get_attr("IFLA_BR_VLAN_FILTERING"):
+            self._notes.warnings.append(f"{link.ifname}: its VLANs on {master.ifname} are not carried over")
+        return master
 
     def _routes(self, link: Link) -> list[Route]:
         found = []

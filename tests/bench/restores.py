@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,10 @@ from lab.iproute import batch
 
 from . import variants
 from .timing import Command, Samples, Stopwatch, interleave
-from .variants import BRIDGE, COLD, FINISHING, READY, Hooks
+from .variants import BRIDGE, COLD, EMPTY, FINISHING, READY, READY_MADE, Hooks
+
+#: The way for which `criu-veth prepare` makes the program ahead.
+WAYS = {READY: "external", READY_MADE: "ready", EMPTY: "empty"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,9 @@ class Arena:
         argv = [str(self.criu.path), "restore", "-d", "-D", str(self.images), "-o", "restore.log"]
         argv += ["--manage-cgroups=ignore", "--root", ROOT, "--pidfile", str(self.pidfile)]
         argv += ["--action-script", script] if script else []
-        return Command(argv=[*argv, *self.hooks.external(variant)], env={"CRIU_VETH_CONFIG": self.hooks.config})
+        return Command(
+            argv=[*argv, *self.hooks.options(variant, self.images)], env={"CRIU_VETH_CONFIG": self.hooks.config}
+        )
 
     @property
     def pidfile(self) -> Path:
@@ -70,8 +76,11 @@ class Arena:
         self.pidfile.unlink(missing_ok=True)
         if variant == COLD:
             shutil.rmtree(self.host.path("/run/criu-veth"), ignore_errors=True)
-        elif variant == READY:
-            self.watch(self.action(READY, "pre-restore"))
+        elif variant in WAYS:
+            self.host.run(
+                *(sys.executable, "-m", "criu_veth", "prepare", "--mode", WAYS[variant], str(self.images)),
+                env={"CRIU_VETH_CONFIG": self.hooks.config},
+            )
 
     def restore(self, variant: str) -> tuple[float, Container]:
         """Restore once; return milliseconds and the container."""
@@ -105,7 +114,7 @@ class Arena:
 
     def actions(self, names: Sequence[str], rounds: int) -> Samples:
         """Call each finishing script alone at post-restore, with all its work to do."""
-        calls = [name for name in names if name in FINISHING and name != COLD]
+        calls = [name for name in names if name in FINISHING and name not in (COLD, READY_MADE, EMPTY)]
         container = self.host.container()
         plugged = Plugged(self.host, container, self.count)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from criu_veth.way import ready_name
 from lab import Host
 from lab.criu import REPOSITORY
 from lab.iproute import batch
@@ -23,8 +24,10 @@ SHELL_BATCH = "shell + ip -batch"
 PYROUTE2 = "lazy pyroute2"
 READY = "criu-veth, program ready"
 COLD = "criu-veth, program made at pre-restore"
-ALL = (NONE, SH, NATIVE, SHELL_IP, SHELL_BATCH, PYROUTE2, READY, COLD)
-FINISHING = (SHELL_IP, SHELL_BATCH, PYROUTE2, READY, COLD)
+READY_MADE = "criu-veth, device ready-made"
+EMPTY = "criu-veth, empty namespace"
+ALL = (NONE, SH, NATIVE, SHELL_IP, SHELL_BATCH, PYROUTE2, READY, COLD, READY_MADE, EMPTY)
+FINISHING = (SHELL_IP, SHELL_BATCH, PYROUTE2, READY, COLD, READY_MADE, EMPTY)
 """Those that give the outer ends back all that the mapping file asks for."""
 
 
@@ -94,8 +97,13 @@ class Hooks:
     config: str
     """Path of the mapping file."""
 
-    def external(self, variant: str) -> list[str]:
+    def options(self, variant: str, images: Path) -> list[str]:
         """CRIU's options for the variant."""
+        if variant == EMPTY:
+            return ["--empty-ns", "net"]
+        if variant == READY_MADE:
+            names = {veth.inner: ready_name(str(images), veth.inner) for veth in veths(self.count)}
+            return [word for inner, name in names.items() for word in ("--external", f"netdev[{inner}]:{name}")]
         at = f"@{BRIDGE}" if variant == NATIVE else ""
         return [word for veth in veths(self.count) for word in ("--external", f"veth[{veth.inner}]:{veth.outer}{at}")]
 
@@ -130,6 +138,8 @@ def write_hooks(host: Host, count: int) -> Hooks:
             PYROUTE2: write("pyroute2", pyroute2),
             READY: str(CRIU_VETH),
             COLD: str(CRIU_VETH),
+            READY_MADE: str(CRIU_VETH),
+            EMPTY: str(CRIU_VETH),
         },
     )
 

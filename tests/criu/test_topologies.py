@@ -41,6 +41,7 @@ tc qdisc add dev web0 root handle 1: htb default 20
 tc class add dev web0 parent 1: classid 1:1 htb rate 100mbit
 tc class add dev web0 parent 1:1 classid 1:10 htb rate 10mbit ceil 20mbit prio 1
 tc class add dev web0 parent 1:1 classid 1:20 htb rate 5mbit
+tc qdisc add dev web0 parent 1:10 handle 10: pfifo limit 77
 tc qdisc add dev web0 parent 1:20 handle 20: tbf rate 1mbit burst 10k latency 10ms
 tc filter add dev web0 parent 1: protocol ip prio 5 u32 match ip dst 10.1.1.1/32 flowid 1:10
 tc filter add dev web0 parent 1: protocol ip prio 6 u32 match ip dst 10.1.1.2/32 flowid 1:20

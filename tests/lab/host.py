@@ -80,7 +80,9 @@ class Host:
             with self._started.pop() as started:  # closes its pipes
                 started.wait(10)
         while self._containers:
-            self._containers.pop().close()
+            container = self._containers.pop()
+            container.handle.kill()  # one that was restored from another host carries that host's mark
+            container.close()
 
     @property
     def pid(self) -> int:
