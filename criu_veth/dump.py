@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 
+from msgspec.structs import replace
+
 from criu_veth import capture, config, container, match, paths, prepare, state
-from criu_veth.errors import OperationError
+from criu_veth.errors import InputError, OperationError
 from criu_veth.way import Way
 
 
@@ -39,11 +41,21 @@ def run(environ: Mapping[str, str], image_dir: str, pid: int, likely: Iterable[W
 def write(pid: int, path: str) -> state.State:
     """Capture the container of ``pid`` and write the state file at ``path``.
 
-    Raises OperationError.
+    One that says the same already is left as it is: a restore may have been prepared with it. Raises OperationError.
     """
     captured = capture.capture(pid)
+    if _says_the_same(path, captured):
+        return captured
     try:
         state.write(captured, path)
     except OSError as error:
         raise OperationError(f"cannot write {path}: {error.strerror}") from None
     return captured
+
+
+def _says_the_same(path: str, captured: state.State) -> bool:
+    try:
+        found = state.read(path)
+    except InputError:
+        return False
+    return replace(found, host=replace(found.host, created=captured.host.created)) == captured

@@ -12,6 +12,7 @@ case ${EXAMPLE_STAGE-} in
         fi
         ;; # lib.sh says what is wrong
     1)
+        trap : INT TERM # what is below this process ends, and then this tidies up
         at=/sys/fs/cgroup name=criu-veth-example-$$
         mount -t tmpfs none /sys/fs/cgroup
         for controller in unified systemd cpu cpuacct cpuset memory devices freezer pids blkio; do
@@ -19,7 +20,7 @@ case ${EXAMPLE_STAGE-} in
             case $controller in
                 unified) options=(-t cgroup2) ;;
                 systemd) options=(-t cgroup -o "none,name=systemd") ;;
-                *) options=(-t cgroup -o $controller) ;;
+                *) options=(-t cgroup -o "$controller") ;;
             esac
             mount "${options[@]}" none $at/$controller 2>/dev/null || continue
             mkdir "$at/$controller/$name"
@@ -81,7 +82,10 @@ plug() { # PID
     run nsenter -t "$1" -n ip address add 10.0.0.2/24 dev eth0
     run nsenter -t "$1" -n ip link set lo up
     run nsenter -t "$1" -n ip link set eth0 up
+    wait_for accepts 10.0.0.2
 }
+
+accepts() { (: <>"/dev/tcp/$1/7000") 2>/dev/null; } # ADDRESS
 
 as_before() {
     expect 'mtu 1400' 'master br0' 'alias web, front' -- ip link show dev web0

@@ -112,13 +112,13 @@ def test_socket_bound_to_the_link_local_address(bridged: Host, criu: Criu, image
     with bridged.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
         client.settimeout(0.2)
         client.connect(("fe80::ff:fe00:2", 7000, 0, bridged.link("br0")["ifindex"]))
-        assert wait_for(lambda: asked(client), "an answer") == b"1 hello"
+        first = int(wait_for(lambda: asked(client), "an answer").split()[0])
 
         criu.dump(container, images, hook=HOOK)
         container.wait_unplugged()
         restored(criu, bridged, images)
 
-        assert int(wait_for(lambda: asked(client), "another answer").split()[0]) > 1
+        assert int(wait_for(lambda: asked(client), "another answer").split()[0]) > first
 
 
 def asked(client: socket.socket) -> bytes:
