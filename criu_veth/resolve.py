@@ -184,7 +184,7 @@ def _with_mode(veth: Veth, entry: VethConfig | None, way: Way, faults: list[str]
         mode = entry.mode
         if seen not in (mode, UNKNOWN):
             faults.append(f'{veth.where}.mode: "{mode}" contradicts what {_SAYS[seen]} ({seen}); leave the mode out')
-    if mode == READY and veth.inner not in way.ready:
+    if mode == READY and seen == UNKNOWN:
         option = f"--external 'netdev[{veth.inner}]:NAME'"
         faults.append(f"{veth.where}.mode: ready needs {option}, which criu was not seen to be given")
     if veth.kind != "veth" and mode == EXTERNAL:
