@@ -11,11 +11,11 @@ PYTEST = $(BIN)/pytest -n $(JOBS)
 SCRIPTS = $(shell find .ci examples hooks tests tools -type f -exec \
     awk 'FNR == 1 { if (/^\#!.*[\/ ](ba)?sh( |$$)/) print FILENAME; nextfile }' {} +)
 
-.PHONY: help setup check test demo bench lock clean
+.PHONY: help setup check test demo bench bench-migrate lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo 'Variables: PYTHON, CRIU, JOBS=2, PYTEST_ARGS="-k NAME", BENCH_ARGS'
 
 setup: ## make .venv, .criu and install the Debian packages that are missing
@@ -40,6 +40,10 @@ demo: ## checkpoint and restore a server, and watch its veth come back
 bench: ## measure what criu-veth costs a restore
 	@tools/setup root venv packages criu
 	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH_ARGS)
+
+bench-migrate: ## measure what clients see of a live migration, beside stock CRIU and a shell script
+	@tools/setup root venv packages criu
+	PYTHONPATH=tests $(BIN)/python -m bench.migrate $(BENCH_ARGS)
 
 lock: ## write requirements.lock after a change of pyproject.toml (UPGRADE=1: newest versions)
 	@tools/setup lock

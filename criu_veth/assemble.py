@@ -484,6 +484,12 @@ def _add_rule(operation: plan.AddRule, slots: _Slots) -> Tuple:
     return _netlink(operation, slots, message, undo, patches=(), tolerated=(errno.EEXIST,))
 
 
+def _drop_route(operation: plan.DropRoute, slots: _Slots) -> Tuple:
+    message = netlink.route(operation.route, delete=True)
+    at_oif = ((len(message) - 4, _end(operation, slots)),)
+    return _netlink(operation, slots, message, None, patches=at_oif, tolerated=(errno.ESRCH,))
+
+
 def _add_route(operation: plan.AddRoute, slots: _Slots) -> Tuple:
     def at_oif(message: bytes) -> Tuple:
         return ((len(message) - 4, _end(operation, slots)),)
@@ -525,6 +531,7 @@ _ASSEMBLERS: dict[type[plan.Operation], Callable[[Any, _Slots], Tuple]] = {
     plan.SetPort: _set_port,
     plan.SetUp: _set_up,
     plan.AddRoute: _add_route,
+    plan.DropRoute: _drop_route,
     plan.SetFlag: _set_flag,
     plan.SwitchOff: _switch_off,
     plan.SetBackupPort: _set_backup_port,

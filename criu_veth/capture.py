@@ -486,6 +486,12 @@ def _is_automatic(entry: Message, mac: str) -> bool:
     return made_by_kernel or address == rules.link_local(mac)
 
 
+def _expiry(times: Mapping[str, int] | None) -> int | None:
+    """Return the seconds that a route has left, of which the kernel tells hundredths; None: it stays."""
+    ticks = times["rta_expires"] if times else 0
+    return max(1, ticks // 100) if ticks > 0 else None
+
+
 def _route(entry: Message) -> Route:
     family = "inet6" if entry["family"] == rules.AF_INET6 else "inet"
     destination = entry.get("RTA_DST")
@@ -506,6 +512,7 @@ def _route(entry: Message) -> Route:
         tos=entry["tos"],
         onlink=bool(entry["flags"] & 4),
         pref=entry.get("RTA_PREF") or None,
+        expires=_expiry(entry.get("RTA_CACHEINFO")),
         metrics={name.removeprefix("RTAX_").lower(): value for name, value in metrics["attrs"]} if metrics else {},
     )
 

@@ -91,7 +91,7 @@ IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x02, 0x08, 0x40
 RTA_PREFSRC, RTA_MULTIPATH, RTA_ENCAP_TYPE, RTA_NH_ID = 7, 9, 21, 30
 ROUTE_LENGTH_OFFSET = 17  # rtm_dst_len
-RTA_OIF, RTA_PRIORITY, RTA_TABLE = 4, 6, 15
+RTA_OIF, RTA_PRIORITY, RTA_TABLE, RTA_EXPIRES = 4, 6, 15, 23
 _RTNH_F_ONLINK = 4
 _RTM_F_FIB_MATCH = 0x2000
 _IP6_RT_PRIO_USER = 1024
@@ -329,7 +329,11 @@ def route(entry: Route, *, delete: bool = False) -> bytes:
     }
     if delete:
         return _encode(rtmsg(), RTM_DELROUTE, 0, fields, attrs)
-    return _encode(rtmsg(), RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, fields, attrs)
+    message = _encode(rtmsg(), RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, fields, attrs)
+    if entry.expires is not None:  # pyroute2 has no number for this one
+        message = message[:-8] + wire.put_attr(RTA_EXPIRES, wire.u32(entry.expires)) + message[-8:]
+        message = wire.u32(len(message)) + message[4:]
+    return message
 
 
 def rule(entry: Rule, *, delete: bool = False) -> bytes:

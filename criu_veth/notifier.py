@@ -5,11 +5,11 @@ works on the network namespace that the calling thread is in, which must be the 
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from criu_veth import actions, dump, execute, garbage, hook, paths, prepare, program, wire
+from criu_veth import actions, afterwards, dump, execute, garbage, hook, paths, prepare, program, silence, wire
 from criu_veth.errors import InputError
 from criu_veth.way import Way, images_hold_devices
 
@@ -34,7 +34,8 @@ class Notifier:
 
     ``config`` is the mapping file (None: found as the hook finds it). ``options`` are the strings that criu is given
     as ``opts.external``; without them, what CRIU has made is found out when it has. Everything that was done is
-    appended to ``said``, in the hook's words.
+    appended to ``said``, in the hook's words. Set ``criu_pid``, where it is known, before a dump: a helper, which ends
+    with that process, then keeps the container's network from answering peers while the kernel takes it apart.
 
     A caller answers criu with ``notify_success`` false when `notify` raises: criu then gives the dump or the restore
     up, as it does for a script that fails. Where devices are made for criu to move (``netdev[INNER]:NAME``), a process
@@ -48,6 +49,7 @@ class Notifier:
         self._pending: dict[str, tuple[int, tuple[Any, ...]]] | None = None
         self._present: frozenset[bytes] = frozenset()
         self._has_journal = False
+        self.criu_pid: int | None = None
         self.said: list[str] = []
 
     def __enter__(self) -> Self:
@@ -78,12 +80,18 @@ class Notifier:
         if action == actions.PRE_DUMP:
             said = dump.run(self._environ, image_dir, self._first_process(action), (Way(), Way(devices=False)))
             self.said += [f"{action}: {line}" for line in said]
+            self._silence()
         elif action == actions.PRE_RESTORE:
             self._pre_restore(image_dir)
         elif action in actions.RESTORE_STAGES:
             if self._pending is None:  # pre-restore was not told
                 self._pre_restore(image_dir)
             self._stage(action)
+
+    def _silence(self) -> None:
+        init_pid, criu_pid = self._pid, self.criu_pid
+        if init_pid and criu_pid:
+            _in_a_child(lambda: silence.silence_at_the_end(init_pid, criu_pid))
 
     def _pre_restore(self, image_dir: str) -> None:
         self.close()
@@ -104,6 +112,11 @@ class Notifier:
         slots, operations = (self._pending or {}).pop(action, (0, ()))
         if not operations:
             return
+        if action == actions.POST_RESUME:
+            ((_, wanted, captured),) = operations
+            said = afterwards.verify(wanted, captured, self._first_process(action))
+            self.said += [f"{action}: {line}" for line in said]
+            return
         namespaces = wire.Namespaces(hook.container_netns(self._first_process(action)))
         try:
             journal = program.journal(os.getpid()) if self._has_journal else None
@@ -118,12 +131,23 @@ class Notifier:
             program.end_run(os.getpid())
             self._has_journal = False
         if executor.after is not None:
-            executor.after()
+            _in_a_child(executor.after)
 
     def _first_process(self, action: str) -> int:
         if self._pid is None:
             raise InputError(f"{action}: the container's first process is not known: pid is None")
         return self._pid
+
+
+def _in_a_child(act: Callable[[], None]) -> None:
+    """Call ``act``, which starts a process that outlives it, such that this process does not have to wait for that."""
+    child = os.fork()
+    if child == 0:
+        try:
+            act()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
 
 
 def _environ(config: StrPath | None) -> Mapping[str, str]:

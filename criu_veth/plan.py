@@ -266,6 +266,15 @@ class AddRoute(Operation, frozen=True, kw_only=True):
         return f"{self.device} route {route_text(self.route)}"
 
 
+class DropRoute(Operation, frozen=True, kw_only=True):
+    """Remove a route that CRIU brought back for ever, to add it again with the lifetime that it has left."""
+
+    route: Route
+
+    def describe(self) -> str:  # noqa: D102
+        return f"{self.device} route {self.route.dst} without its lifetime removed"
+
+
 def route_text(route: Route) -> str:
     """Write a route as ``ip route`` does."""
     words = [route.dst]
@@ -281,6 +290,8 @@ def route_text(route: Route) -> str:
         words += ["scope", {0: "global", 200: "site", 253: "link", 254: "host"}.get(route.scope, str(route.scope))]
     if route.onlink:
         words.append("onlink")
+    if route.expires is not None:
+        words += ["expires", str(route.expires)]
     return " ".join(words)
 
 
@@ -358,7 +369,9 @@ def _not_brought_by_criu(veth: Veth) -> list[Operation]:
     listed += [SetLink(**name, attribute=key, value=value) for key, value in settings.items() if value is not None]
     listed += [AddAltname(**name, altname=altname) for altname in netns.altnames]
     listed += [SwitchOff(**name, features=netns.features_off)] if netns.features_off else []
-    return listed + [AddNeighbour(**name, entry=entry) for entry in netns.neighbours]
+    listed += [AddNeighbour(**name, entry=entry) for entry in netns.neighbours]
+    fading = [] if veth.mode == ADOPT else [route for route in netns.routes if route.expires is not None]
+    return listed + [kind(**name, route=route) for route in fading for kind in (DropRoute, AddRoute)]
 
 
 def _made_here(veth: Veth) -> list[Operation]:

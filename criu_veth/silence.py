@@ -21,7 +21,7 @@ _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
 
 #: How long others in the namespace may take to die after the container's first process, in seconds.
 _LAST_BREATH = 1.0
-_POLL = 0.001
+_POLL = 0.01
 
 
 def silence_at_the_end(init_pid: int, criu_pid: int) -> None:

@@ -73,7 +73,8 @@ class Route(Data, frozen=True, kw_only=True):
     """A route through a device.
 
     ``dst`` is ``default`` or a network with its prefix length, ``family`` ``inet`` or ``inet6``, ``metrics`` are
-    ``RTAX_*`` in lower case. A ``scope`` of None is the one that ``ip route`` would choose.
+    ``RTAX_*`` in lower case. A ``scope`` of None is the one that ``ip route`` would choose. One that a router has
+    advertised ``expires``.
     """
 
     dst: Text
@@ -88,6 +89,7 @@ class Route(Data, frozen=True, kw_only=True):
     tos: U32 = 0
     onlink: bool = False
     pref: U32 | None = None
+    expires: Seconds = None
     metrics: dict[str, U32] = {}
 
 

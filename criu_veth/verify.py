@@ -32,7 +32,7 @@ from criu_veth.way import EMPTY
 E = TypeVar("E", bound=End)
 
 _IMPOSSIBLE = {"ifindex", "num_tx_queues", "num_rx_queues"}
-_LIFETIMES = {"valid", "preferred"}
+_LIFETIMES = {"valid", "preferred", "expires"}
 _USUAL_IPV6_METRIC = 1024  # IP6_RT_PRIO_USER: what the kernel gives a route without one
 
 

@@ -39,7 +39,10 @@ def main() -> int:
             if action == given.fail_at:
                 raise CriuVethError(f"{action}: failing, as was asked for")
 
-        answer = call(request(given.action, given.images, given.pid, options), handle)
+        def started(criu_pid: int) -> None:
+            notifier.criu_pid = criu_pid
+
+        answer = call(request(given.action, given.images, given.pid, options), started, handle)
     print(*notifier.said, sep="\n")
     if not answer.success:
         print(f"criu: {given.action} failed: {os.strerror(answer.cr_errno) if answer.cr_errno else 'see its log'}")
@@ -64,12 +67,13 @@ def request(action: str, images: Path, pid: int | None, external: list[str]) -> 
     return made
 
 
-def call(first: rpc.criu_req, handle) -> rpc.criu_resp:
+def call(first: rpc.criu_req, started, handle) -> rpc.criu_resp:
     """Start criu, send the request, and answer its notifications until it answers the request."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         with theirs:
             criu = subprocess.Popen(["criu", "swrk", str(theirs.fileno())], pass_fds=[theirs.fileno()])
+        started(criu.pid)
         ours.send(first.SerializeToString())
         while True:
             answer = rpc.criu_resp.FromString(ours.recv(LARGEST_MESSAGE))

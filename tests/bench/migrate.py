@@ -134,6 +134,7 @@ class Arena:
         images = self.directory / str(self._count)
         container = self.source.container([WEB], traffic_server())
         container.run("sh", "-c", PLAIN if traffic.ipv6 else NO_IPV6)
+        self.client.run("ip", "neighbour", "flush", "dev", "uplink0")  # so that the switch learns where it starts
         talker = Talker(self.client, traffic.address, traffic.kind)
         self._wait_for_traffic(traffic, talker, container)
         if variant == OURS:

@@ -13,7 +13,7 @@ from criu_veth import config
 from lab import Criu, Host, snapshot
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/run"))
+NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/criu-veth.toml"))  # the others: tests/runtimes
 
 #: Lines that each example's output has, in this order.
 SAID = {

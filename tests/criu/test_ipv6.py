@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from criu_veth import announce
 from lab import Container, Criu, Host, Link, Outcome, Program, wait_for
 from lab.container import PYTHON
 from lab.frames import Tap
@@ -260,3 +261,53 @@ def test_address_in_use_elsewhere_is_found_in_the_background(
     log = images / "restore.log"
     wanted = "criu-veth: warning: eth0: fd00::2 is in use by 02:00:00:00:00:99 too"
     wait_for(lambda: wanted in log.read_text(errors="replace").splitlines(), wanted, deadline=15)
+
+
+# --- what a router has advertised (CRIU issue 177: CRIU brings such a route back for ever)
+
+ROUTER, ROUTER_MAC = socket.inet_pton(socket.AF_INET6, "fe80::1"), bytes.fromhex("0200000000aa")
+
+
+def advertise(host: Host, lifetime: int) -> None:
+    """Be a router on br0 that is one for so many seconds."""
+    body = bytes([64, 0]) + lifetime.to_bytes(2, "big") + bytes(8)
+    all_nodes = socket.inet_pton(socket.AF_INET6, "ff02::1")
+    frame = announce._icmpv6(ROUTER_MAC, bytes.fromhex("333300000001"), ROUTER, all_nodes, 134, body)
+    with host.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        sender.sendto(frame, ("br0", 0))
+
+
+def advertised(container: Container) -> list[dict[str, Any]]:
+    """The default routes by way of that router."""
+    return [route for route in container.ip("-6", "route", "show", "default") if route.get("gateway") == "fe80::1"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_advertised_route_has_the_time_that_it_had_left(bridged: Host, criu: Criu, images: Path, way: str) -> None:
+    container = bridged.container([WEB])
+    plain(container)
+    container.sysctl("ipv6.conf.eth0.accept_ra", 2)
+    advertise(bridged, 600)
+    (before,) = wait_for(lambda: advertised(container), "the advertised route")
+    assert 590 < before["expires"] <= 600
+
+    dumped(criu, container, images)
+    back = restored(criu, bridged, images, way).container
+
+    (after,) = advertised(back)
+    assert 580 < after["expires"] <= before["expires"]
+    same = ("dst", "gateway", "protocol", "metric")
+    assert [after[key] for key in same] == [before[key] for key in same]
+    advertise(bridged, 1800)  # the same router is still there: what is left is what it says now
+    wait_for(lambda: [route["expires"] > 1700 for route in advertised(back)] == [True], "the route to be refreshed")
+
+
+def test_route_of_a_router_that_is_not_there_any_more_goes(bridged: Host, criu: Criu, images: Path) -> None:
+    container = bridged.container([WEB])
+    container.run(*"ip -6 route add default via fe80::1 dev eth0 proto ra expires 4".split())
+    dumped(criu, container, images)
+
+    back = restored(criu, bridged, images).container
+
+    assert advertised(back)
+    wait_for(lambda: not [route for route in advertised(back) if route["expires"] > 0], "the route to expire")

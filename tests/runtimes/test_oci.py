@@ -64,6 +64,25 @@ def test_a_program_that_was_made_at_the_dump_is_used(
     assert {path.name: path.stat().st_mtime_ns for path in programs.iterdir()} == before
 
 
+@pytest.mark.parametrize("runtime", [pytest.param(name, marks=pytest.mark.runtime(name)) for name in ("runc", "crun")])
+def test_every_script_runs_twice(node: Node, install: Callable[..., None], tmp_path: Path, runtime: str) -> None:
+    """CRIU 4.1.1 does so by itself with a runtime's configuration file."""
+    install(runtime, "action-script /usr/local/libexec/criu-veth/hook", *(CRUN_LINES if runtime == "crun" else ()))
+    container = Oci(node, runtime, tmp_path)
+    container.start()
+    before = network(node)
+    client = node.connect("10.0.0.2")
+    assert client.ask("hello") == "1 hello"
+
+    container.checkpoint()
+    node.wait_no_link("web0")
+    container.restore()
+
+    assert client.ask("again") == "2 again"
+    assert network(node) == before
+    assert len([line for line in container.said("dump.log") if line == "criu-veth: pre-dump: captured eth0: web0"]) == 2
+
+
 @pytest.mark.runtime("runc")
 def test_network_namespace_by_path(node: Node, install: Callable[..., None], tmp_path: Path) -> None:
     """Whoever made the namespace and its veth keeps them: nothing is done, and nothing is in the way."""
