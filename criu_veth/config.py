@@ -94,7 +94,7 @@ class Netns(Table, frozen=True, kw_only=True):
     sysctl: dict[str, int | str] = {}
 
 
-class VethTable(Table, frozen=True, kw_only=True):
+class VethTable(Defaults, frozen=True, kw_only=True):
     """``[[veth]]``: all that is asked of one veth's outer end.
 
     ``mode`` overrides how the inner end comes back. A ``kind`` other than ``veth`` (``parent`` and ``kind_mode`` go
@@ -102,19 +102,10 @@ class VethTable(Table, frozen=True, kw_only=True):
     """
 
     inner: str
-    outer: str | None = None
-    bridge: str | None = None
     mac: str | None = None
-    mtu: int | None = None
-    txqueuelen: int | None = None
-    alias: str | None = None
     altnames: list[str] | None = None
     addresses: list[str] | None = None
     routes: list[str] | None = None
-    sysctl: dict[str, int | str] = {}
-    port: Port = Port()
-    announce: bool | None = None
-    ipv6_dad: Literal["skip", "keep"] | None = None
     mode: Literal["external", "ready", "empty"] | None = None
     kind: Literal["veth", "macvlan"] = "veth"
     parent: str | None = None
@@ -379,7 +370,7 @@ class _Checker:
             self._fault(f"{where}.altnames[{number}]", rules.altname_fault(name))
         return self._entry(where, table, defaults)
 
-    def _check_common(self, where: str, table: Defaults | VethTable) -> None:
+    def _check_common(self, where: str, table: Defaults) -> None:
         if table.outer is not None:
             self._check_filled_in(f"{where}.outer", table.outer, rules.ifname_fault)
         if table.bridge:  # an empty one drops what was captured
