@@ -33,6 +33,10 @@ FEATURES = {
     "veth": (["ip link add d0 type veth peer name d1"], "no restore of a veth"),
     "bridge": (["ip link add d0 type bridge"], "no restore onto a bridge"),
     "vlan-filtering": (["ip link add d0 type bridge vlan_filtering 1"], "no bridge with VLAN filtering"),
+    "vlan": (
+        ["ip link add d0 type veth peer name d1", "ip link add link d0 name d2 type vlan id 2"],
+        "no VLAN devices",
+    ),
     "tbf": (["tc qdisc add dev lo root tbf rate 1mbit burst 32k latency 50ms"], "no rate limit with tbf"),
     "htb": (["tc qdisc add dev lo root handle 1: htb"], "no classes with htb"),
     "ingress": (["tc qdisc add dev lo ingress"], "no filters on ingress"),
@@ -40,6 +44,12 @@ FEATURES = {
         ["ip link add d0 type veth peer name d1", "ip link add link d0 name d2 type macvlan"],
         "no macvlan as an inner end",
     ),
+    "ipvlan": (
+        ["ip link add d0 type veth peer name d1", "ip link add link d0 name d2 type ipvlan"],
+        "no ipvlan as an inner end",
+    ),
+    "netkit": (["ip link add d0 type netkit"], "no netkit as an inner end"),
+    "openvswitch": (["genl ctrl get name ovs_datapath"], "no Open vSwitch but its userspace datapath"),
     "ipv6": (["ip -6 address add fd00::1/64 dev lo"], "no IPv6"),
 }
 _REQUIRED = {"veth", "bridge"}

@@ -614,21 +614,20 @@ class BridgeFacts(NamedTuple):
     forward_delay: bytes
 
 
-def _netns_files() -> list[str]:
-    """Return one path for each network namespace that a living process is in, and every mount of one."""
-    by_inode: dict[int, str] = {}
+def _netns_files() -> Iterator[str]:
+    """Yield the path of every living process's network namespace, then every mount of one.
+
+    Several may be of the same namespace: each of its processes may end before the path is opened.
+    """
     for pid in os.listdir("/proc"):
-        path = f"/proc/{pid}/ns/net"
         if pid.isdecimal():
             try:
-                inode = os.stat(path).st_ino
-                if inode not in by_inode and not _is_ending(pid):
-                    by_inode[inode] = path
+                if not _is_ending(pid):
+                    yield f"/proc/{pid}/ns/net"
             except OSError:
                 continue
     with open("/proc/self/mountinfo") as mounts:
-        mounted = [line.split()[4] for line in mounts if " - nsfs " in line]
-    return [*by_inode.values(), *mounted]
+        yield from [line.split()[4] for line in mounts if " - nsfs " in line]
 
 
 def living_netns() -> set[int]:
@@ -762,13 +761,17 @@ class Kernel:
     def living_nsids(self) -> set[int]:
         """Return the ids of all network namespaces that a process is in or a mount holds."""
         found = set()
+        seen: set[int] = set()
         for path in _netns_files():
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
                 continue  # the process has ended
             try:
-                found.add(self._nsid(("NETNSA_FD", descriptor)))
+                inode = os.fstat(descriptor).st_ino
+                if inode not in seen:
+                    found.add(self._nsid(("NETNSA_FD", descriptor)))
+                seen.add(inode)
             except OSError:
                 continue  # a mount that is not a network namespace
             finally:

@@ -10,21 +10,34 @@ from pathlib import Path
 import pytest
 
 from lab import find_criu
+from lab.features import missing_feature
 from lab.node import find_program
 
 pytest_plugins = ["lab.fixtures"]
 
 HERE = Path(__file__).parent
 NEEDS = {"netns": ("root",), "criu": ("root", "criu"), "runtimes": ("root", "criu", "runtime")}
+#: Set by tools/run-in-vm: the release of a kernel that was booted for these tests.
+IN_VM = os.environ.get("IN_VM", "")
 RUNTIMES = ("crun", "runc", "podman", "lxc-checkpoint")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what each folder needs; what only another kernel can run is for the virtual machines, not skipped here."""
     for item in items:
         folder = item.path.relative_to(HERE).parts[0]
         for name in NEEDS.get(folder, ()):
             if item.get_closest_marker(name) is None:
                 item.add_marker(name)
+    if not IN_VM and _no_root() is None:
+        elsewhere = [item for item in items if any(map(missing_feature, _kernel_features(item)))]
+        items[:] = [item for item in items if item not in elsewhere]
+        config.hook.pytest_deselected(items=elsewhere)
+
+
+def _kernel_features(item: pytest.Item) -> tuple[str, ...]:
+    """What an item needs of the kernel beyond what every test does."""
+    return tuple(name for marker in item.iter_markers("kernel") for name in marker.args)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -42,6 +55,9 @@ def _missing(item: pytest.Item) -> str | None:
         return missing
     if item.get_closest_marker("criu") and (missing := _no_criu()):
         return missing
+    for name in _kernel_features(item):
+        if missing := missing_feature(name):
+            return missing
     runtime = item.get_closest_marker("runtime")
     return _no_runtime(runtime.args) if runtime else None
 

@@ -129,24 +129,6 @@ def test_several_addresses_and_devices(segment: Segment, criu: Criu, images: Pat
         )
 
 
-def test_vlan_of_the_container_is_announced_with_its_tag(segment: Segment, criu: Criu, images: Path) -> None:
-    """Where this kernel has VLAN devices, and CRIU can bring one back."""
-    configured(segment.host, "[announcements]\nrepeat = 0\n")
-    container = segment.host.container([WEB])
-    made = container.run(
-        "sh",
-        "-ec",
-        "ip link add link eth0 name eth0.7 type vlan id 7;"
-        " ip address add 10.7.0.2/24 dev eth0.7; ip link set eth0.7 up",
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip("this kernel has no VLAN devices")
-    with segment.tap() as tap:
-        restored(criu, container, images)
-        wait_for(lambda: [f for f in tap.sent_by(MAC) if f[12:18] == bytes.fromhex("810000070806")], "a tagged ARP")
-
-
 def test_container_without_an_address_makes_its_port_known(segment: Segment, criu: Criu, images: Path) -> None:
     configured(segment.host, "[announcements]\nrepeat = 0\n")
     container = segment.host.container([Link(inner="eth0", outer="web0", bridge="br0", mac=MAC)])

@@ -50,6 +50,18 @@ def test_device_on_top_announces_its_own_address(bridged: Host, container: Conta
         wait_for(lambda: announced(tap.read()) == wanted, "both announcements", deadline=5)
 
 
+@pytest.mark.kernel("vlan")
+def test_vlan_device_is_announced_with_its_tag(bridged: Host, container: Container, paired: StandIn) -> None:
+    """CRIU cannot dump one; where the network is not CRIU's business, a runtime may have made it."""
+    container.run("ip", "link", "add", "link", "eth0", "name", "eth0.7", "type", "vlan", "id", "7")
+    container.run("ip", "address", "add", "10.7.0.2/24", "dev", "eth0.7")
+    container.run("ip", "link", "set", "eth0.7", "up")
+    with Tap(bridged, "br0") as tap:
+        assert paired.act("post-restore", container).returncode == 0
+        tagged = bytes.fromhex("8100 0007 0806")
+        wait_for(lambda: [frame for frame in tap.read() if frame[12:18] == tagged], "a tagged ARP", deadline=5)
+
+
 def test_device_that_is_down_holds_up_nothing(bridged: Host, container: Container, paired: StandIn) -> None:
     container.run("ip", "link", "add", "link", "eth0", "name", "top0", "type", "macvlan", "mode", "bridge")
     container.run("ip", "address", "add", "10.0.0.9/24", "dev", "top0")
