@@ -8,13 +8,13 @@ import os
 import stat
 import tomllib
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from criu_veth import paths, rules
 from criu_veth.errors import InputError
-from criu_veth.state import Address, Inner, Route
+from criu_veth.state import Address, Inner, Route, Vlan, vlan_fault
 
 T = TypeVar("T")
 
@@ -27,7 +27,9 @@ KIND_MODES: dict[str, tuple[str, ...]] = {
     "veth": ("",),
     "macvlan": ("bridge", "private", "vepa", "passthru"),
 }
-OUTER_KEYS = ("outer", "bridge", "mac", "txqueuelen", "alias", "altnames", "addresses", "routes", "sysctl")
+OUTER_KEYS = (
+    "outer", "bridge", "mac", "txqueuelen", "alias", "altnames", "addresses", "routes", "sysctl", "port", "vlan",
+)  # fmt: skip
 
 #: Bridge port flags (``bridge link set``'s names): the range of each.
 PORT_RANGES: dict[str, tuple[int, int]] = {
@@ -70,6 +72,14 @@ class Port(Table, frozen=True, kw_only=True):
     group_fwd_mask: int | None = None
 
 
+class VlanTable(Table, frozen=True, kw_only=True):
+    """``vlan``: the VLANs of a bridge port, in the kernel's terms; each an ID or a range of them, ``"30-39"``."""
+
+    pvid: int | None = None
+    untagged: list[int | str] = []
+    tagged: list[int | str] = []
+
+
 class Defaults(Table, frozen=True, kw_only=True):
     """``[defaults]``: what holds for every veth below unless its own table says otherwise."""
 
@@ -80,6 +90,7 @@ class Defaults(Table, frozen=True, kw_only=True):
     alias: str | None = None
     sysctl: dict[str, int | str] = {}
     port: Port = Port()
+    vlan: VlanTable | Literal["default"] | None = None
     announce: bool | None = None
     ipv6_dad: Literal["skip", "keep"] | None = None
 
@@ -179,6 +190,9 @@ class VethConfig(msgspec.Struct, frozen=True, kw_only=True):
     sysctl: dict[str, str] = {}
     port: dict[str, int] = {}
     own_port: bool = False
+    vlan: Vlan | None = None
+    default_vlan: bool = False
+    own_vlan: bool = False
     ipv6_dad: str | None = None
     announce: bool | None = None
     mode: str | None = None
@@ -304,7 +318,13 @@ def _explain(message: str, within: str = "") -> str:
     ):
         if what.startswith(msgspec_words):
             what = ours + what.removeprefix(msgspec_words)
-    what = what.replace(" | null", "").replace("`", '"').replace('"object"', "a table").replace('"array"', "an array")
+    what = (
+        what.replace(" | null", "")
+        .replace("`", '"')
+        .replace('"object"', "a table")
+        .replace('"array"', "an array")
+        .replace('| object"', '| table"')
+    )
     return f"{key}: {what[0].lower()}{what[1:]}" if key else f"{what[0].lower()}{what[1:]}"
 
 
@@ -382,6 +402,7 @@ class _Checker:
         if table.alias is not None:
             self._check_filled_in(f"{where}.alias", table.alias, rules.alias_fault)
         self._check_sysctl(where, table.sysctl)
+        self._fault(f"{where}.vlan", _vlan_fault(table.vlan))
         for name, (low, high) in PORT_RANGES.items():
             value = getattr(table.port, name)
             if value is not None and not low <= value <= high:
@@ -418,6 +439,8 @@ class _Checker:
             sysctl={key: str(value) for key, value in {**defaults.sysctl, **table.sysctl}.items()},
             port={**_port(defaults.port), **_port(table.port)},
             own_port=bool(_port(table.port)),
+            own_vlan=isinstance(table.vlan, VlanTable),
+            **_vlan(defaults.vlan if table.vlan is None else table.vlan),
             announce=_first(table.announce, defaults.announce),
             ipv6_dad=_first(table.ipv6_dad, defaults.ipv6_dad),
             mode=table.mode,
@@ -459,7 +482,8 @@ class _Checker:
         if table.mode == "external":
             self._fault(f"{where}.mode", f"CRIU makes no {table.kind}; the mode is ready or empty")
         for key in OUTER_KEYS:
-            if getattr(table, key):
+            value = getattr(table, key)
+            if _port(value) if isinstance(value, Port) else value:
                 self._fault(f"{where}.{key}", f"a {table.kind} has no outer end")
 
     def _addresses(self, where: str, texts: list[str] | None) -> tuple[Address, ...] | None:
@@ -503,6 +527,22 @@ class _Checker:
 
 def _first(value: T | None, fallback: T | None) -> T | None:
     return fallback if value is None else value
+
+
+def _vlan_fault(asked: VlanTable | str | None) -> str | None:
+    if not isinstance(asked, VlanTable):
+        return None
+    if asked.pvid is not None and not rules.VLAN_MIN <= asked.pvid <= rules.VLAN_MAX:
+        return f"the pvid {asked.pvid} is not between {rules.VLAN_MIN} and {rules.VLAN_MAX}"
+    return vlan_fault(Vlan(pvid=asked.pvid, untagged=tuple(asked.untagged), tagged=tuple(asked.tagged)))
+
+
+def _vlan(asked: VlanTable | str | None) -> dict[str, Any]:
+    """Return the fields of `VethConfig` for what a table says; VLANs that are wrong have been refused."""
+    if not isinstance(asked, VlanTable) or _vlan_fault(asked):
+        return {"default_vlan": asked == "default"}
+    untagged, tagged = (rules.vlan_entries(rules.parse_vlans(entries)) for entries in (asked.untagged, asked.tagged))
+    return {"vlan": Vlan(pvid=asked.pvid, untagged=untagged, tagged=tagged)}
 
 
 def _port(port: Port) -> dict[str, int]:

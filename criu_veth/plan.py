@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from criu_veth import actions
-from criu_veth.state import Address, FdbEntry, Filter, Inner, Neighbour, Outer, Qdisc, Route, Rule, TcClass, Veth
+from criu_veth.state import Address, FdbEntry, Filter, Inner, Neighbour, Outer, Qdisc, Route, Rule, TcClass, Veth, Vlan
 from criu_veth.way import ADOPT, EMPTY, READY, UNKNOWN
 
 #: Order in which a device's own settings are made: the name first, so that every later message names it rightly.
@@ -178,6 +178,24 @@ class SetPort(Operation, frozen=True, kw_only=True):
         return f"{self.device} port {self.flag} {self.value}"
 
 
+class AddVlans(Operation, frozen=True, kw_only=True):
+    """Make the bridge port a member of its VLANs."""
+
+    vlan: Vlan
+
+    def describe(self) -> str:  # noqa: D102
+        return f"{self.device} vlan {vlan_text(self.vlan)}"
+
+
+class DropOtherVlans(Operation, frozen=True, kw_only=True):
+    """Take the bridge port out of every other VLAN: a bridge gives each new port one by itself."""
+
+    vlan: Vlan
+
+    def describe(self) -> str:  # noqa: D102
+        return f"{self.device} in no other vlan"
+
+
 class SetBackupPort(Operation, frozen=True, kw_only=True):
     """Name the port that the bridge uses while this one has no carrier."""
 
@@ -273,6 +291,14 @@ class DropRoute(Operation, frozen=True, kw_only=True):
 
     def describe(self) -> str:  # noqa: D102
         return f"{self.device} route {self.route.dst} without its lifetime removed"
+
+
+def vlan_text(vlan: Vlan) -> str:
+    """Write a port's VLANs in the kernel's terms."""
+    words = [f"pvid {vlan.pvid}"] if vlan.pvid is not None else []
+    for name, entries in (("untagged", vlan.untagged), ("tagged", vlan.tagged)):
+        words += [f"{name} {' '.join(map(str, entries))}"] if entries else []
+    return ", ".join(words) or "none"
 
 
 def route_text(route: Route) -> str:
@@ -450,10 +476,19 @@ def _port(name: dict[str, Any], outer: Outer) -> list[Operation]:
         return []
     return [
         Attach(**name, master=outer.master, master_kind=outer.master_kind or "bridge"),
+        *_vlans(name, outer.vlan),
         *(SetPort(**name, flag=flag, value=value) for flag, value in outer.port.items()),
         *([SetBackupPort(**name, backup_port=outer.backup_port)] if outer.backup_port else []),
         *(AddFdb(**name, entry=entry) for entry in outer.fdb),
     ]
+
+
+def _vlans(name: dict[str, Any], vlan: Vlan | None) -> list[Operation]:
+    """Add what is wanted before anything is taken away: a port that CRIU has set up already is never without."""
+    if vlan is None:
+        return []
+    added = [AddVlans(**name, vlan=vlan)] if vlan.untagged or vlan.tagged else []
+    return [*added, DropOtherVlans(**name, vlan=vlan)]
 
 
 def _traffic_control(name: dict[str, Any], outer: Outer) -> list[Operation]:

@@ -107,14 +107,19 @@ def _overlay(base: Veth, entry: VethConfig, placeholders: Mapping[str, str], fau
     for key in ("altnames", "addresses", "routes"):
         if getattr(entry, key) is not None:
             changes[key] = getattr(entry, key)
-    if entry.own_port and not (entry.bridge or base.outer.master):
-        faults.append(
-            f'{entry.where}.port: "{entry.inner}" has no bridge, so its outer end is no port: write bridge = "..."'
-        )
+    for key, own in (("port", entry.own_port), ("vlan", entry.own_vlan)):
+        if own and not (entry.bridge or base.outer.master):
+            faults.append(
+                f'{entry.where}.{key}: "{entry.inner}" has no bridge, so its outer end is no port: write bridge = "..."'
+            )
     if entry.bridge is not None:
         changes["master"] = entry.bridge or None
         changes["master_kind"] = "bridge" if entry.bridge else None
     changes["port"] = {**base.outer.port, **entry.port}
+    if entry.vlan is not None or entry.default_vlan:
+        changes["vlan"] = entry.vlan
+    if not (entry.bridge or (base.outer.master and entry.bridge is None)):
+        changes["vlan"] = None
     changes["sysctl"] = {**base.outer.sysctl, **entry.sysctl}
     return msgspec.structs.replace(
         base,

@@ -131,12 +131,13 @@ def _inner_ends(path: str, wanted: Inner, found: Inner, *, full: bool) -> list[D
 
 
 def _outer_ends(path: str, wanted: Outer, found: Outer, *, full: bool) -> list[Difference]:
-    of_master: dict[str, Any] = {"master_kind": None, "backup_port": None, "port": {}, "fdb": ()}
+    of_master: dict[str, Any] = {"master_kind": None, "backup_port": None, "port": {}, "vlan": None, "fdb": ()}
     if wanted.master != found.master:  # one difference, not all of these
         wanted, found = replace(wanted, **of_master), replace(found, **of_master)
     # A kernel may know more of a port than that of the dump, or less.
     port = {flag: found.port.get(flag, resolve.NEW_PORT.get(flag, 0)) for flag in wanted.port}
-    found = replace(found, port=port, routes=_routes(found.routes))
+    vlan = None if wanted.vlan is None else found.vlan  # left to the bridge
+    found = replace(found, port=port, vlan=vlan, routes=_routes(found.routes))
     wanted = replace(wanted, routes=_routes(wanted.routes))
     return _differences(path, _flat(wanted, defaults=full), _flat(found, defaults=True), full=full)
 
@@ -189,6 +190,9 @@ def _flat(end: msgspec.Struct, *, defaults: bool) -> dict[str, Any]:
             out.update({f"{field.name}.{_quoted(key)}": one for key, one in value.items()})
         elif isinstance(value, tuple) and any(isinstance(one, msgspec.Struct) for one in value):
             out.update(_things(field.name, value, defaults=defaults))
+        elif isinstance(value, msgspec.Struct):
+            within = _flat(value, defaults=defaults)
+            out.update({f"{field.name}.{path}": one for path, one in within.items()})
         elif isinstance(value, tuple):
             out.update({f"{field.name}[{one}]": _Thing(one, {}) for one in value})
         else:

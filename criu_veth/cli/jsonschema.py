@@ -47,6 +47,9 @@ _VETH: dict[str, Schema] = {
         "propertyNames": {"pattern": _SYSCTL},
     },
     "port": {"description": "Flags of the bridge port."},
+    "vlan": {
+        "description": "VLANs of the bridge port, which then has no other; default: those that the bridge gives it."
+    },
     "announce": {
         "description": "Tell the network where the container is now (gratuitous ARP, neighbour advertisement)."
     },
@@ -87,6 +90,19 @@ _PORT: dict[str, Schema] = {
     "mab": {"description": "MAC authentication bypass: note the unknown addresses of a locked port."},
     "group_fwd_mask": {"description": "Link-local groups (01:80:C2:00:00:0X) that are forwarded, one bit each."},
 }
+_VLAN_ID: Schema = {"minimum": rules.VLAN_MIN, "maximum": rules.VLAN_MAX}
+_VLAN_IDS: Schema = {
+    "anyOf": [{"type": "integer", **_VLAN_ID}, {"type": "string", "pattern": "^[0-9]{1,4}(-[0-9]{1,4})?$"}]
+}
+_VLAN: dict[str, Schema] = {
+    "pvid": {
+        "description": "VLAN of frames that come in without a tag; it is untagged or tagged too. Without it they are"
+        " dropped.",
+        **_VLAN_ID,
+    },
+    "untagged": {"description": "VLANs whose frames go out without a tag: ids and ranges, 30-39.", "items": _VLAN_IDS},
+    "tagged": {"description": "VLANs whose frames go out with their tag: ids and ranges, 30-39.", "items": _VLAN_IDS},
+}
 _KEYS: dict[str, dict[str, Schema]] = {
     "File": {
         "mappings": {
@@ -112,6 +128,7 @@ _KEYS: dict[str, dict[str, Schema]] = {
         name: {**words, **dict(zip(("minimum", "maximum"), config.PORT_RANGES.get(name, ()), strict=False))}
         for name, words in _PORT.items()
     },
+    "VlanTable": _VLAN,
     "Remap": {
         "bridge": {
             "description": "The captured name of a bridge to its name here.",
@@ -166,5 +183,7 @@ def of_state_file() -> Schema:
 def _without_null(schema: Schema) -> Schema:
     """Drop null, which TOML does not have, and defaults, which mean "leave it alone"."""
     schema = {key: value for key, value in schema.items() if key != "default"}
-    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
-    return kinds[0] if len(kinds) == 1 else schema
+    if "anyOf" not in schema:
+        return schema
+    kinds = [_without_null(kind) for kind in schema["anyOf"] if kind != {"type": "null"}]
+    return kinds[0] if len(kinds) == 1 else {**schema, "anyOf": kinds}
