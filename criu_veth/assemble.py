@@ -112,9 +112,7 @@ def _announce(veths: list[Veth], made: Plan, slots: _Slots) -> list[Tuple]:
     """Announce all of these ends, at last and together: they have to come up first."""
     if not veths:
         return []
-    devices = tuple(
-        (slots("inner", veth.inner), slots("outer", veth.inner) if veth.kind == "veth" else None) for veth in veths
-    )
+    devices = tuple((slots("inner", veth.inner), slots("outer", veth.inner) if veth.paired else None) for veth in veths)
     requests = (netlink.dump_links(), netlink.dump_addresses4(), netlink.dump_addresses6())
     text = "container announced"
     return [(ANNOUNCE, devices, requests, netlink.get_link(), made.repeat, made.interval, text)]
@@ -236,11 +234,11 @@ def _find_ends(veths: tuple[Veth, ...], slots: _Slots) -> tuple[Tuple, Tuple, di
             (slots("peer netns", veth.inner), (netlink.IFLA_LINK_NETNSID,)),
         )
         missing = _missing(veth)
-        if veth.kind != "veth":
+        if not veth.paired:
             wanted.append((_name_bytes(veth), binds[:1], (), missing, veth.explicit))
             continue
-        other = f'veth {veth.inner}: the container\'s "{veth.inner}" is no veth ({veth.where})'
-        expects = (((netlink.LINK_ATTRS, netlink.INFO_KIND), b"veth\0", other),)
+        other = f'veth {veth.inner}: the container\'s "{veth.inner}" is no {veth.kind} ({veth.where})'
+        expects = (((netlink.LINK_ATTRS, netlink.INFO_KIND), veth.kind.encode() + b"\0", other),)
         wanted.append((_name_bytes(veth), binds, expects, missing, veth.explicit))
     stray = "%s: left alone, no mapping names it"
     index: Tuple = (
@@ -283,7 +281,7 @@ def _find_ends(veths: tuple[Veth, ...], slots: _Slots) -> tuple[Tuple, Tuple, di
             f"veth {veth.inner}: cannot find its outer end",
         )
         for veth in veths
-        if veth.kind == "veth"
+        if veth.paired
     }
     return index, nsid, outer
 
@@ -321,7 +319,12 @@ def _at_end(operation: plan.Operation, slots: _Slots) -> Tuple:
 
 def _make_pair(operation: plan.MakePair, _: _Slots) -> Tuple:
     message = netlink.make_pair(
-        operation.outer, operation.netns, operation.ready or operation.inner, mark=bool(operation.ready)
+        operation.outer,
+        operation.netns,
+        operation.ready or operation.inner,
+        operation.kind,
+        operation.kind_mode,
+        mark=bool(operation.ready),
     )
     undo = (HOST, netlink.delete_link(operation.outer), (), (), _text(operation))
     patches = () if operation.ready else ((len(message) - 4, SLOT_INIT_PID),)

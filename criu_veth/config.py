@@ -14,7 +14,7 @@ import msgspec
 
 from criu_veth import paths, rules
 from criu_veth.errors import InputError
-from criu_veth.state import Address, Inner, Route, Vlan, vlan_fault
+from criu_veth.state import PAIRS, Address, Inner, Route, Vlan, vlan_fault
 
 T = TypeVar("T")
 
@@ -26,7 +26,21 @@ PLACEHOLDERS = ("inner", "hostname", "image")
 KIND_MODES: dict[str, tuple[str, ...]] = {
     "veth": ("",),
     "macvlan": ("bridge", "private", "vepa", "passthru"),
+    "ipvlan": ("l2", "l3", "l3s"),
+    "netkit": ("l2", "l3"),
 }
+#: Kinds, and modes of kinds, of which the kernel takes no MAC address: it is the parent's, or there is none.
+_WITHOUT_MAC = {("ipvlan", "l2"), ("ipvlan", "l3"), ("ipvlan", "l3s"), ("netkit", "l3")}
+
+
+def has_no_mac(kind: str, kind_mode: str) -> bool:
+    """Say whether a kind of device in this mode cannot be given a MAC address.
+
+    CRIU gives a ready device the one in the images (criu/net.c of 4.2), so it can move none of these in.
+    """
+    return (kind, kind_mode) in _WITHOUT_MAC
+
+
 OUTER_KEYS = (
     "outer", "bridge", "mac", "txqueuelen", "alias", "altnames", "addresses", "routes", "sysctl", "port", "vlan",
 )  # fmt: skip
@@ -108,8 +122,8 @@ class Netns(Table, frozen=True, kw_only=True):
 class VethTable(Defaults, frozen=True, kw_only=True):
     """``[[veth]]``: all that is asked of one veth's outer end.
 
-    ``mode`` overrides how the inner end comes back. A ``kind`` other than ``veth`` (``parent`` and ``kind_mode`` go
-    with it) is made ready for CRIU, or in an empty network namespace, and has no outer end.
+    ``mode`` overrides how the inner end comes back. A ``kind`` other than ``veth`` (``kind_mode`` goes with it) is
+    made ready for CRIU, or in an empty network namespace. One that is no pair has a ``parent`` instead of an outer end.
     """
 
     inner: str
@@ -118,7 +132,7 @@ class VethTable(Defaults, frozen=True, kw_only=True):
     addresses: list[str] | None = None
     routes: list[str] | None = None
     mode: Literal["external", "ready", "empty"] | None = None
-    kind: Literal["veth", "macvlan"] = "veth"
+    kind: Literal["veth", "macvlan", "ipvlan", "netkit"] = "veth"
     parent: str | None = None
     kind_mode: str | None = None
     netns: Netns | None = None
@@ -472,19 +486,42 @@ class _Checker:
                 if getattr(table, key) is not None:
                     self._fault(f"{where}.{key}", "a veth has none; it goes with another kind")
             return
+        if table.kind not in PAIRS:
+            self._check_stacked(where, table)
+        elif table.parent is not None:
+            self._fault(f"{where}.parent", f"a {table.kind} has none; it has an outer end")
+        modes = KIND_MODES[table.kind]
+        if table.kind_mode is not None and table.kind_mode not in modes:
+            known = ", ".join(modes)
+            self._fault(f"{where}.kind_mode", f"{table.kind_mode!r} is not a mode of {table.kind}; these are: {known}")
+        if table.mode == "external":
+            self._fault(f"{where}.mode", f"CRIU makes no {table.kind}; the mode is ready or empty")
+        if has_no_mac(table.kind, table.kind_mode or modes[0]):
+            self._check_no_mac(where, table)
+
+    def _check_no_mac(self, where: str, table: VethTable) -> None:
+        given = {"netns.mac": table.netns.mac if table.netns else None}
+        if table.kind in PAIRS:
+            given["mac"] = table.mac
+        mode = table.kind_mode or KIND_MODES[table.kind][0]
+        if table.mode == "ready":
+            self._fault(f"{where}.mode", f"CRIU can move no {table.kind} {mode} in; the mode is empty")
+        for key, mac in given.items():
+            if mac is not None:
+                self._fault(f"{where}.{key}", f"the kernel gives {table.kind} {mode} its MAC address; leave it out")
+
+    def _check_stacked(self, where: str, table: VethTable) -> None:
+        """Check a device on top of another one."""
         if table.parent is None:
             self._fault(where, f'missing key "parent": the device that the {table.kind} is on top of')
         else:
             self._fault(f"{where}.parent", rules.ifname_fault(table.parent))
-        if table.kind_mode is not None and table.kind_mode not in KIND_MODES[table.kind]:
-            known = ", ".join(KIND_MODES[table.kind])
-            self._fault(f"{where}.kind_mode", f"{table.kind_mode!r} is not a mode of {table.kind}; these are: {known}")
-        if table.mode == "external":
-            self._fault(f"{where}.mode", f"CRIU makes no {table.kind}; the mode is ready or empty")
         for key in OUTER_KEYS:
             value = getattr(table, key)
             if _port(value) if isinstance(value, Port) else value:
-                self._fault(f"{where}.{key}", f"a {table.kind} has no outer end")
+                self._fault(
+                    f"{where}.{key}", f"{'an' if table.kind[0] in 'aeiou' else 'a'} {table.kind} has no outer end"
+                )
 
     def _addresses(self, where: str, texts: list[str] | None) -> tuple[Address, ...] | None:
         if texts is None:

@@ -108,6 +108,16 @@ _IP6_RT_PRIO_USER = 1024
 _PF_EXITING, _PF_POSTCOREDUMP = 0x4, 0x8
 _SIGKILL_PENDING = 1 << 8
 
+#: VETH_INFO_PEER and IFLA_NETKIT_PEER_INFO.
+_PEER_INFO = 1
+_IFLA_NET_NS_PID = 19
+#: By kind of device: the attribute with the mode, its size in bytes, and the modes (``linux/if_link.h``).
+_MODES = {
+    "macvlan": (1, 4, {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}),
+    "ipvlan": (1, 2, {"l2": 0, "l3": 1, "l3s": 2}),
+    "netkit": (5, 4, {"l2": 0, "l3": 1}),
+}
+
 #: `SetLink` attribute to (netlink attribute, pyroute2's name).
 LINK_SETTINGS = {
     "mac": (IFLA_ADDRESS, "IFLA_ADDRESS"),
@@ -245,22 +255,23 @@ def _slave_data(attrs: list[tuple[str, Any]]) -> tuple[str, Any]:
     return ("IFLA_LINKINFO", {"attrs": info})
 
 
-def make_pair(outer: str, inner: Inner, inner_name: str, *, mark: bool) -> bytes:
-    """RTM_NEWLINK of a veth pair, both ends down: ``outer`` here, the other one as ``inner`` says under ``inner_name``.
+def make_pair(outer: str, inner: Inner, inner_name: str, kind: str, kind_mode: str, *, mark: bool) -> bytes:
+    """RTM_NEWLINK of a pair, both ends down: ``outer`` here, the other one as ``inner`` says under ``inner_name``.
 
     With ``mark`` both ends are here and in the group MARK_GROUP; without, the inner end is made in the network
     namespace of the process whose pid is filled in as the message's last four bytes, with its ifindex.
     """
-    peer: dict[str, Any] = {"attrs": _new_link_attrs(inner, inner_name, mark=mark)}
+    peer = _new_link_attrs(inner, inner_name, mark=mark)
     attrs: list[tuple[str, Any]] = [("IFLA_IFNAME", outer)]
+    fields = {}
     if mark:
         attrs.append(("IFLA_GROUP", MARK_GROUP))
     else:
-        peer["index"] = inner.ifindex or 0
-        peer["attrs"].append(("IFLA_NET_NS_PID", 0))
-    data = {"attrs": [("VETH_INFO_PEER", peer)]}
-    attrs.append(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", data)]}))
-    return _link(RTM_NEWLINK, attrs, NLM_F_CREATE | NLM_F_EXCL)
+        peer.append(("IFLA_NET_NS_PID", 0))
+        fields["index"] = inner.ifindex or 0
+    info = wire.put_attr(_PEER_INFO, _encode(ifinfmsg(), 0, 0, fields, peer)[wire.HEADER :])
+    data = _mode(kind, kind_mode) + info
+    return _appended(_link(RTM_NEWLINK, attrs, NLM_F_CREATE | NLM_F_EXCL), _link_info(kind, data))
 
 
 def make_device(name: str, inner: Inner, kind: str, kind_mode: str, *, inside: bool) -> bytes:
@@ -268,16 +279,29 @@ def make_device(name: str, inner: Inner, kind: str, kind_mode: str, *, inside: b
 
     With ``inside`` it is made in the network namespace of a process: its pid goes where the last twelve bytes begin.
     """
-    data = {"attrs": [(f"IFLA_{kind.upper()}_MODE", kind_mode)]}
+    fields = {"index": inner.ifindex or 0} if inside else {}
     attrs = _new_link_attrs(inner, name, mark=not inside)
-    attrs.append(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", data)]}))
-    if inside:
-        attrs.append(("IFLA_NET_NS_PID", 0))
-    attrs.append(("IFLA_LINK", 0))
-    message = bytearray(_link(RTM_NEWLINK, attrs, NLM_F_CREATE | NLM_F_EXCL))
-    if inside and inner.ifindex:
-        message[INDEX_OFFSET : INDEX_OFFSET + 4] = wire.u32(inner.ifindex)
-    return bytes(message)
+    message = _encode(ifinfmsg(), RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, fields, attrs)
+    above = wire.put_attr(_IFLA_NET_NS_PID, bytes(4)) if inside else b""
+    above += wire.put_attr(IFLA_LINK, bytes(4))
+    return _appended(message, _link_info(kind, _mode(kind, kind_mode)) + above)
+
+
+def _appended(message: bytes, attrs: bytes) -> bytes:
+    return wire.u32(len(message) + len(attrs)) + message[4:] + attrs
+
+
+def _link_info(kind: str, data: bytes) -> bytes:
+    """IFLA_LINKINFO of a new device."""
+    return wire.put_attr(IFLA_LINKINFO, wire.put_attr(1, kind.encode() + b"\0") + wire.put_attr(2, data))
+
+
+def _mode(kind: str, kind_mode: str) -> bytes:
+    """Return the attribute of IFLA_INFO_DATA that has the mode of a kind of device, if it has modes."""
+    if kind not in _MODES:
+        return b""
+    number, size, modes = _MODES[kind]
+    return wire.put_attr(number, modes[kind_mode].to_bytes(size, wire.ORDER))
 
 
 def _new_link_attrs(inner: Inner, name: str, *, mark: bool) -> list[tuple[str, Any]]:

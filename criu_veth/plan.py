@@ -14,6 +14,9 @@ from criu_veth.way import ADOPT, EMPTY, READY, UNKNOWN
 #: Order in which a device's own settings are made: the name first, so that every later message names it rightly.
 LINK_SETTINGS = ("mac", "mtu", "txqueuelen", "group", "alias", "gso_max_size", "gso_max_segs", "gro_max_size")
 
+#: Modes of devices on which there is no ARP, and nobody to be told.
+_WITHOUT_NEIGHBOURS = ("l3", "l3s")
+
 #: Device flags and the words for them.
 LINK_FLAGS = ("arp", "promisc", "allmulti")
 
@@ -49,11 +52,14 @@ class MakePair(Operation, frozen=True, kw_only=True):
     """
 
     netns: Inner
+    kind: str = "veth"
+    kind_mode: str = ""
     ready: str = ""
 
     def describe(self) -> str:  # noqa: D102
         where = f"ready as {self.ready}" if self.ready else "in the container"
-        return f"pair made: {self.outer} here, {self.inner} {where}"
+        what = "" if self.kind == "veth" else f"{self.kind} {self.kind_mode} "
+        return f"{what}pair made: {self.outer} here, {self.inner} {where}"
 
 
 class MakeDevice(Operation, frozen=True, kw_only=True):
@@ -374,10 +380,10 @@ def _late(veth: Veth) -> list[Operation]:
     """Plan what happens once the container's sockets exist."""
     if veth.mode == ADOPT and not veth.explicit:
         return []
-    late = _outer_end(veth.inner, veth.outer) if veth.kind == "veth" else []
+    late = _outer_end(veth.inner, veth.outer) if veth.paired else []
     if veth.mode != EMPTY:
         late += _not_brought_by_criu(veth)
-    if veth.announce:
+    if veth.announce and veth.kind_mode not in _WITHOUT_NEIGHBOURS:
         late.append(Announce(inner=veth.inner, outer=veth.outer.ifname, inside=True))
     return late
 
@@ -390,7 +396,7 @@ def _not_brought_by_criu(veth: Veth) -> list[Operation]:
     listed: list[Operation] = []
     if veth.mode == READY:  # CRIU has moved the device: the mark on both ends has served
         settings["group"] = netns.group or 0
-        if veth.kind == "veth" and not veth.outer.group:
+        if veth.paired and not veth.outer.group:
             listed.append(SetLink(**{**name, "inside": False}, attribute="group", value=0))
     listed += [SetLink(**name, attribute=key, value=value) for key, value in settings.items() if value is not None]
     listed += [AddAltname(**name, altname=altname) for altname in netns.altnames]
@@ -405,11 +411,11 @@ def _made_here(veth: Veth) -> list[Operation]:
     name: dict[str, Any] = {"inner": veth.inner, "outer": veth.outer.ifname}
     netns = veth.netns or Inner(ifname=veth.inner)
     made: Operation
-    if veth.kind == "veth":
-        made = MakePair(**name, netns=netns, ready=veth.ready)
+    device: dict[str, Any] = {"kind": veth.kind, "kind_mode": veth.kind_mode, "ready": veth.ready}
+    if veth.paired:
+        made = MakePair(**name, **device, netns=netns)
     else:
-        device: dict[str, Any] = {"kind": veth.kind, "kind_mode": veth.kind_mode, "parent": veth.parent}
-        made = MakeDevice(**name, **device, netns=netns, ready=veth.ready)
+        made = MakeDevice(**name, **device, parent=veth.parent, netns=netns)
     if veth.mode == READY:
         return [made]
     return [SetLoopbackUp(**name), made, *_inner_end(veth.inner, veth.outer.ifname, netns)]

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from criu_veth import rules
-from criu_veth.config import Config, VethConfig, expand
+from criu_veth.config import Config, VethConfig, expand, has_no_mac
 from criu_veth.errors import InputError
-from criu_veth.state import CapturedVeth, End, Inner, Outer, State, Veth
+from criu_veth.state import PAIRS, CapturedVeth, End, Inner, Outer, State, Veth
 from criu_veth.way import EMPTY, EXTERNAL, READY, UNKNOWN, Way
 
 #: What a pair has that CRIU or this program makes anew; a captured value that is the same needs no message.
@@ -121,7 +121,7 @@ def _overlay(base: Veth, entry: VethConfig, placeholders: Mapping[str, str], fau
     if not (entry.bridge or (base.outer.master and entry.bridge is None)):
         changes["vlan"] = None
     changes["sysctl"] = {**base.outer.sysctl, **entry.sysctl}
-    return msgspec.structs.replace(
+    veth = msgspec.structs.replace(
         base,
         netns=_inner_end(base.netns, entry.netns),
         explicit=True,
@@ -133,6 +133,16 @@ def _overlay(base: Veth, entry: VethConfig, placeholders: Mapping[str, str], fau
         skip_dad=entry.ipv6_dad != "keep",
         where=entry.where,
     )
+    return veth if veth.kind == "veth" else _of_its_kind(veth)
+
+
+def _of_its_kind(veth: Veth) -> Veth:
+    """Leave out what was captured of a veth and another kind of device has not."""
+    netns, outer = veth.netns, veth.outer if veth.paired else Outer(ifname="")
+    if has_no_mac(veth.kind, veth.kind_mode):
+        netns = netns and msgspec.structs.replace(netns, mac=None)
+        outer = msgspec.structs.replace(outer, mac=None)
+    return msgspec.structs.replace(veth, netns=netns, outer=outer)
 
 
 def _renamed(outer: Outer, before: str) -> Outer:
@@ -164,7 +174,7 @@ def _texts(base: Veth, entry: VethConfig, values: Mapping[str, str], faults: lis
         changes["ifname"] = expand(entry.outer, values)
         if fault := rules.ifname_fault(changes["ifname"]):
             faults.append(f"{entry.where}.outer: {entry.outer!r} becomes a name that is impossible: {fault}")
-    elif not base.outer.ifname and entry.kind == "veth":
+    elif not base.outer.ifname and entry.kind in PAIRS:
         faults.append(f'{entry.where}: the outer end has no name: write outer = "..." for "{entry.inner}"')
     if entry.alias is not None:
         changes["alias"] = expand(entry.alias, values)
@@ -192,7 +202,12 @@ def _with_mode(veth: Veth, entry: VethConfig | None, way: Way, faults: list[str]
     if mode == READY and seen == UNKNOWN:
         option = f"--external 'netdev[{veth.inner}]:NAME'"
         faults.append(f"{veth.where}.mode: ready needs {option}, which criu was not seen to be given")
-    if veth.kind != "veth" and mode == EXTERNAL:
+    if has_no_mac(veth.kind, veth.kind_mode) and mode in (EXTERNAL, READY):
+        faults.append(
+            f"{veth.where}.kind: CRIU makes no {veth.kind}, and cannot move one in mode {veth.kind_mode} in: it gives a"
+            " ready device the MAC address of the images, which the kernel refuses: give it --empty-ns net"
+        )
+    elif veth.kind != "veth" and mode == EXTERNAL:
         faults.append(f"{veth.where}.kind: CRIU makes no {veth.kind}: give it --external 'netdev[{veth.inner}]:NAME'")
     return msgspec.structs.replace(veth, mode=mode, ready=way.ready.get(veth.inner, "") if mode == READY else "")
 

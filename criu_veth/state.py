@@ -276,14 +276,18 @@ class State(Data, frozen=True, kw_only=True):
     warnings: tuple[Text, ...] = ()
 
 
+#: Kinds of devices that come in pairs, of which one end is outside.
+PAIRS = ("veth", "netkit")
+
+
 class Veth(Data, frozen=True, kw_only=True):
     """One pair as a restore should leave it.
 
     ``inner`` is the inner end's name, ``netns`` what it should have where CRIU does not bring it back, and ``where``
     the entry of the mapping file or state file that this comes from, for messages; ``explicit`` if a mapping file
     names it, ``captured`` if a state file does. ``mode`` is the way it comes back (see `criu_veth.way`), ``ready`` the
-    name under which CRIU takes it in the way of that name. A ``kind`` other than ``veth`` has no outer end but a
-    ``parent``, and a ``kind_mode``.
+    name under which CRIU takes it in the way of that name. A ``kind`` that is none of `PAIRS` has no outer end but
+    a ``parent``; all but ``veth`` have a ``kind_mode``.
     """
 
     inner: str
@@ -299,6 +303,11 @@ class Veth(Data, frozen=True, kw_only=True):
     kind_mode: str = ""
     explicit: bool = False
     captured: bool = False
+
+    @property
+    def paired(self) -> bool:
+        """Whether it has an outer end."""
+        return self.kind in PAIRS
 
 
 class _Version(msgspec.Struct):

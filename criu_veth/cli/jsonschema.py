@@ -62,8 +62,10 @@ _VETH: dict[str, Schema] = {
         " CRIU moves a device in that the hook has made; empty, the hook makes it in an empty network namespace."
     },
     "kind": {"description": "Kind of device that the inner end is."},
-    "parent": {"description": "Device of this host that an inner end which is no veth is made on.", "pattern": _NAME},
-    "kind_mode": {"description": "Mode of an inner end which is no veth, such as a macvlan's bridge or private."},
+    "parent": {"description": "Device of this host that a macvlan or an ipvlan is made on.", "pattern": _NAME},
+    "kind_mode": {
+        "description": "Mode of an inner end which is no veth, such as bridge of a macvlan or l3 of an ipvlan."
+    },
     "netns": {"description": "The inner end, where CRIU does not bring it back."},
 }
 _PORT: dict[str, Schema] = {

@@ -3,7 +3,7 @@
 import os
 
 from criu_veth import images, prepare, way
-from criu_veth.config import VethConfig
+from criu_veth.config import VethConfig, has_no_mac
 from criu_veth.errors import InputError
 from criu_veth.way import EMPTY, EXTERNAL, READY, Way
 
@@ -50,6 +50,8 @@ def _why_empty(
     for entry in entries.values():
         if entry.mode == EMPTY:
             return f'{entry.where}.mode = "{EMPTY}" leaves the whole network namespace to the hook'
+        if has_no_mac(entry.kind, entry.kind_mode):
+            return f"CRIU can move no {entry.kind} {entry.kind_mode} in ({entry.where}): the hook has to make it inside"
     if checkpoint is not None and not any(namespace.devices for namespace in checkpoint):
         return "the images hold no devices: the network namespace will be empty"
     return None

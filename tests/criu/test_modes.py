@@ -242,6 +242,12 @@ def test_adopted_pair_gets_what_the_mapping_file_says(bridged: Host, criu: Criu,
 
 
 MACVLAN = 'kind = "macvlan"\nparent = "br0"\n'
+IPVLAN = 'kind = "ipvlan"\nparent = "br0"\n'
+NETKIT = 'kind = "netkit"\nkind_mode = "l3"\nouter = "web0"\n'
+IN_EMPTY = (
+    "veth[0].kind: CRIU makes no {}, and cannot move one in mode {} in: it gives a ready device the MAC address of the"
+    " images, which the kernel refuses: give it --empty-ns net"
+)
 CONTRADICTIONS = {
     ("external", 'mode = "ready"\n'): (
         'veth[0].mode: "ready" contradicts what criu was told (external); leave the mode out'
@@ -257,6 +263,12 @@ CONTRADICTIONS = {
         " mode out"
     ),
     ("external", MACVLAN): "veth[0].kind: CRIU makes no macvlan: give it --external 'netdev[eth0]:NAME'",
+    ("ready", IPVLAN): IN_EMPTY.format("ipvlan", "l2"),
+    ("external", IPVLAN): IN_EMPTY.format("ipvlan", "l2"),
+    ("ready", NETKIT): IN_EMPTY.format("netkit", "l3"),
+    ("external", NETKIT.replace("l3", "l2")): (
+        "veth[0].kind: CRIU makes no netkit: give it --external 'netdev[eth0]:NAME'"
+    ),
 }
 
 
@@ -281,27 +293,74 @@ def test_contradiction_is_an_error_before_anything_is_made(
 # --- other devices, and other namespaces
 
 
-@pytest.mark.parametrize("way", ["ready", "empty"])
-def test_macvlan(host_factory: Callable[[], Host], criu: Criu, images: Path, way: str) -> None:
-    """What was behind a veth comes back on a macvlan, which has no outer end."""
+def stacked(kind: str, mode: str, way: str, *features: str) -> Any:
+    return pytest.param(kind, mode, way, id=f"{kind} {mode} {way}", marks=pytest.mark.kernel(*features))
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "way"),
+    [
+        stacked("macvlan", "bridge", "ready"),
+        stacked("macvlan", "bridge", "empty"),
+        stacked("ipvlan", "l2", "empty", "ipvlan"),
+        stacked("ipvlan", "l3", "empty", "ipvlan"),
+        stacked("ipvlan", "l3s", "empty", "ipvlan"),
+    ],
+)
+def test_device_on_top_of_another(
+    host_factory: Callable[[], Host], criu: Criu, images: Path, kind: str, mode: str, way: str
+) -> None:
+    """What was behind a veth comes back on a device of the host, and has no outer end."""
     host, peer = host_factory(), host_factory()
     host.bridge("br0")
     peer.veth("cable0", "uplink0", host, addresses=["10.0.0.1/24"])
     host.run("ip", "link", "set", "uplink0", "up")
+    mac = 'mac = "02:00:00:00:00:02"\n' if kind == "macvlan" else ""
     host.path("/etc/criu/criu-veth.toml").write_text(
-        '[[veth]]\ninner = "eth0"\nkind = "macvlan"\nparent = "uplink0"\nkind_mode = "bridge"\n'
-        '[veth.netns]\nmac = "02:00:00:00:00:02"\naddresses = ["10.0.0.2/24"]\n'
+        f'[[veth]]\ninner = "eth0"\nkind = "{kind}"\nparent = "uplink0"\nkind_mode = "{mode}"\n'
+        f'[veth.netns]\n{mac}addresses = ["10.0.0.2/24"]\n'
     )
+    if mode in ("l3", "l3s"):  # nobody answers for it: the peer has to know where it is
+        lladdr = host.link("uplink0")["address"]
+        peer.run("ip", "neighbour", "add", "10.0.0.2", "lladdr", lladdr, "dev", "cable0", "nud", "permanent")
     container = host.container([WEB])
-    criu.dump(container, images)
+    criu.dump(container, images, hook=HOOK)
     container.wait_unplugged()
+    host.run("ip", "link", "del", "br0")  # the captured outer end is nobody's business any more
 
     back = restored(criu, host, images, WAYS[way]).container
 
     link = back.ip("link", "show", "dev", "eth0")[0]
-    assert (link["linkinfo"]["info_kind"], link["linkinfo"]["info_data"]["mode"]) == ("macvlan", "bridge")
-    assert (link["address"], link["group"]) == (WEB.mac, "default")
+    assert (link["linkinfo"]["info_kind"], link["linkinfo"]["info_data"]["mode"]) == (kind, mode)
+    assert link["address"] == (WEB.mac if kind == "macvlan" else host.link("uplink0")["address"])
+    assert link["group"] == "default"
     assert peer.connect("10.0.0.2").ask("hello") == "1 hello"
+
+
+@pytest.mark.kernel("netkit")
+@pytest.mark.parametrize(("mode", "way"), [("l2", "ready"), ("l2", "empty"), ("l3", "empty")])
+def test_netkit(host: Host, criu: Criu, images: Path, mode: str, way: str) -> None:
+    """What was behind a veth comes back on another kind of pair, routed; the connection goes on."""
+    host.bridge("br0", "10.0.0.1/24")
+    host.path("/etc/criu/criu-veth.toml").write_text(
+        f'verify = true\n[[veth]]\ninner = "eth0"\nkind = "netkit"\nkind_mode = "{mode}"\nbridge = ""\n'
+        'addresses = ["10.0.0.1/32"]\nroutes = ["10.0.0.2/32"]\nalias = "netkit of {inner}"\n'
+    )
+    container = host.container(
+        [Link(inner="eth0", outer="web0", bridge="br0", mac=WEB.mac, addresses=("10.0.0.2/24",))]
+    )
+    client = host.connect("10.0.0.2")
+    assert client.ask("before") == "1 before"
+    criu.dump(container, images, hook=HOOK, tcp_established=True)
+    container.wait_unplugged()
+    host.run("ip", "link", "del", "br0")
+
+    outcome = restored(criu, host, images, WAYS[way])
+
+    link, outer = outcome.container.ip("link", "show", "dev", "eth0")[0], host.link("web0")
+    assert [one["linkinfo"]["info_kind"] for one in (link, outer)] == ["netkit", "netkit"]
+    assert (link["group"], outer["group"], outer["ifalias"]) == ("default", "default", "netkit of eth0")
+    assert client.ask("after") == "2 after"
 
 
 @pytest.mark.parametrize("way", ["ready", "empty"])

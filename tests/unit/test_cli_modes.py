@@ -220,3 +220,18 @@ def test_a_damaged_image_is_an_error(dumped: Path) -> None:
     assert shown.stderr == (
         f"criu-veth: error: {dumped}/netdev-10.img: is damaged: the message at byte 8 is said to have 16 bytes\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [('kind = "ipvlan"\nparent = "up0"', "ipvlan l2"), ('kind = "netkit"\nkind_mode = "l3"', "netkit l3")],
+)
+def test_what_criu_cannot_move_in_is_made_inside(dumped: Path, kind: str, mode: str) -> None:
+    mapping(dumped, f'[[veth]]\ninner = "eth0"\n{kind}\n')
+
+    assert options(dumped) == ["--empty-ns", "net"]
+    shown = run("options", "--no-action-script", "--images", dumped, "--mode", "ready")
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert shown.stderr == (
+        f"criu-veth: error: --mode ready, but CRIU can move no {mode} in (veth[0]): the hook has to make it inside\n"
+    )

@@ -414,3 +414,45 @@ def test_vlans_of_the_wrong_type(vlan: str, fault: str) -> None:
 def test_a_device_that_is_no_veth_has_no_port() -> None:
     text = '[[veth]]\ninner = "eth0"\nkind = "macvlan"\nparent = "up0"\nport = {guard = false}\nvlan = {tagged = [1]}\n'
     assert faults(text) == ["veth[0].port: a macvlan has no outer end", "veth[0].vlan: a macvlan has no outer end"]
+
+
+# --- other kinds of devices
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ('kind = "ipvlan"', ['veth[0]: missing key "parent": the device that the ipvlan is on top of']),
+        (
+            'kind = "ipvlan"\nparent = "up0"\nkind_mode = "bridge"\nmode = "external"',
+            [
+                "veth[0].kind_mode: 'bridge' is not a mode of ipvlan; these are: l2, l3, l3s",
+                "veth[0].mode: CRIU makes no ipvlan; the mode is ready or empty",
+            ],
+        ),
+        (
+            'kind = "ipvlan"\nparent = "up0"\nmode = "ready"\n[veth.netns]\nmac = "02:00:00:00:00:01"',
+            [
+                "veth[0].mode: CRIU can move no ipvlan l2 in; the mode is empty",
+                "veth[0].netns.mac: the kernel gives ipvlan l2 its MAC address; leave it out",
+            ],
+        ),
+        ('kind = "ipvlan"\nparent = "up0"\nouter = "web0"', ["veth[0].outer: an ipvlan has no outer end"]),
+        ('kind = "netkit"\nparent = "up0"', ["veth[0].parent: a netkit has none; it has an outer end"]),
+        (
+            'kind = "netkit"\nkind_mode = "l3"\nmac = "02:00:00:00:00:01"\nmode = "ready"',
+            [
+                "veth[0].mode: CRIU can move no netkit l3 in; the mode is empty",
+                "veth[0].mac: the kernel gives netkit l3 its MAC address; leave it out",
+            ],
+        ),
+        ('kind = "tun"', ["veth[0].kind: invalid enum value 'tun'"]),
+    ],
+)
+def test_what_goes_with_another_kind(settings: str, said: list[str]) -> None:
+    assert faults(f'[[veth]]\ninner = "eth0"\n{settings}\n') == said
+
+
+def test_a_pair_of_another_kind_has_an_outer_end() -> None:
+    entry = only(veth('kind = "netkit"\nmac = "02:00:00:00:00:01"\nbridge = "br0"\n[veth.netns]\nmtu = 1400'))
+    assert (entry.kind, entry.kind_mode, entry.outer, entry.bridge) == ("netkit", "l2", "web0", "br0")

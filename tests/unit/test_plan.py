@@ -9,6 +9,7 @@ import pytest
 
 from criu_veth import actions, plan
 from criu_veth.state import Address, Outer, Route, Veth, Vlan
+from criu_veth.way import EMPTY
 
 
 def veth(inner: str = "eth0", ifname: str = "web0", **outer: Any) -> Veth:
@@ -133,3 +134,20 @@ def test_vlans_as_soon_as_it_is_a_port(vlan: Vlan | None, lines: list[str]) -> N
         "eth0: web0 up",
         "eth0: eth0 announced",
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "announced"),
+    [("netkit", "l2", True), ("netkit", "l3", False), ("ipvlan", "l2", True), ("ipvlan", "l3s", False)],
+)
+def test_where_there_is_no_arp_nobody_is_told(kind: str, mode: str, announced: bool) -> None:
+    one = msgspec.structs.replace(veth(), kind=kind, kind_mode=mode, parent="up0", mode=EMPTY)
+    made = plan.make((one,)).operations
+    lines = [operation.describe() for listed in made.values() for operation in listed]
+    assert ("eth0 announced" in lines) == announced
+    what = (
+        "netkit {} pair made: web0 here, eth0 in the container"
+        if kind == "netkit"
+        else "ipvlan {} on up0 made, in the container"
+    )
+    assert what.format(mode) in lines

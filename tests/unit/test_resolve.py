@@ -192,3 +192,35 @@ def test_vlans_without_a_bridge() -> None:
 def test_vlans_of_all_are_left_to_those_that_are_ports() -> None:
     (veth,) = desired('[defaults]\nvlan = { tagged = [7] }\n[[veth]]\ninner = "eth0"\nouter = "web0"')
     assert veth.outer.vlan is None
+
+
+# --- other kinds of devices
+
+
+@pytest.mark.parametrize(
+    ("written", "mac", "outer"),
+    [
+        ('kind = "macvlan"\nparent = "up0"', "02:00:00:00:00:02", Outer(ifname="")),
+        ('kind = "ipvlan"\nparent = "up0"', None, Outer(ifname="")),
+        (
+            'kind = "netkit"',
+            "02:00:00:00:00:02",
+            Outer(ifname="v-eth0", mac="02:00:00:00:00:01", master="br0", up=True),
+        ),
+        ('kind = "netkit"\nkind_mode = "l3"', None, Outer(ifname="v-eth0", master="br0", up=True)),
+    ],
+)
+def test_what_is_left_of_a_captured_veth(written: str, mac: str | None, outer: Outer) -> None:
+    one = CapturedVeth(
+        inner=Inner(ifname="eth0", mac="02:00:00:00:00:02"),
+        outer=Outer(ifname="v-eth0", mac="02:00:00:00:00:01", master="br0"),
+    )
+    (veth,) = desired(f'[[veth]]\ninner = "eth0"\n{written}', state(one))
+    assert veth.netns is not None
+    assert (veth.netns.mac, veth.outer) == (mac, outer)
+
+
+def test_a_netkit_needs_a_name_too() -> None:
+    assert faults('[[veth]]\ninner = "eth0"\nkind = "netkit"') == [
+        'web.toml: veth[0]: the outer end has no name: write outer = "..." for "eth0"'
+    ]
