@@ -21,7 +21,7 @@ from criu_veth.errors import OperationError
 from criu_veth.way import EXTERNAL
 
 #: To be raised with every change of what the operations of `execute` hold, or of the header.
-FORMAT = 1
+FORMAT = 2
 MAGIC = f"criu-veth program {FORMAT} {__version__} {sys.implementation.cache_tag}\n".encode()
 
 #: Names in a run's directory, beside those of actions.

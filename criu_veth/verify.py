@@ -20,6 +20,7 @@ from criu_veth.state import (
     Inner,
     Neighbour,
     Outer,
+    Ovs,
     Qdisc,
     Route,
     Rule,
@@ -134,6 +135,8 @@ def _outer_ends(path: str, wanted: Outer, found: Outer, *, full: bool) -> list[D
     of_master: dict[str, Any] = {"master_kind": None, "backup_port": None, "port": {}, "fdb": ()}
     if wanted.master != found.master:  # one difference, not all of these
         wanted, found = replace(wanted, **of_master), replace(found, **of_master)
+    if (wanted.ovs and wanted.ovs.bridge) != (found.ovs and found.ovs.bridge):
+        wanted, found = (replace(end, ovs=end.ovs and Ovs(bridge=end.ovs.bridge)) for end in (wanted, found))
     # A kernel may know more of a port than that of the dump, or less.
     port = {flag: found.port.get(flag, resolve.NEW_PORT.get(flag, 0)) for flag in wanted.port}
     found = replace(found, port=port, routes=_routes(found.routes))
@@ -185,7 +188,9 @@ def _flat(end: msgspec.Struct, *, defaults: bool) -> dict[str, Any]:
         value = getattr(end, field.name)
         if field.name in _IMPOSSIBLE or (not defaults and not field.required and value == field.default):
             continue
-        if isinstance(value, dict):
+        if isinstance(value, msgspec.Struct):
+            out.update({f"{field.name}.{key}": one for key, one in _flat(value, defaults=False).items()})
+        elif isinstance(value, dict):
             out.update({f"{field.name}.{_quoted(key)}": one for key, one in value.items()})
         elif isinstance(value, tuple) and any(isinstance(one, msgspec.Struct) for one in value):
             out.update(_things(field.name, value, defaults=defaults))

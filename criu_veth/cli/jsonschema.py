@@ -47,6 +47,7 @@ _VETH: dict[str, Schema] = {
         "propertyNames": {"pattern": _SYSCTL},
     },
     "port": {"description": "Flags of the bridge port."},
+    "ovs": {"description": "The outer end as a port of an Open vSwitch bridge, by the columns of its database."},
     "announce": {
         "description": "Tell the network where the container is now (gratuitous ARP, neighbour advertisement)."
     },
@@ -87,6 +88,21 @@ _PORT: dict[str, Schema] = {
     "mab": {"description": "MAC authentication bypass: note the unknown addresses of a locked port."},
     "group_fwd_mask": {"description": "Link-local groups (01:80:C2:00:00:0X) that are forwarded, one bit each."},
 }
+_VLAN: Schema = {"minimum": 0, "maximum": rules.VLAN_MAX}
+_TEXTS: Schema = {"propertyNames": {"minLength": 1}, "maxProperties": rules.OVS_MAP_MAX}
+_OVS: dict[str, Schema] = {
+    "bridge": {"description": "Open vSwitch bridge that the outer end becomes a port of.", "pattern": _NAME},
+    "tag": {"description": "VLAN of an access port; of a native one that of its untagged frames.", **_VLAN},
+    "trunks": {
+        "description": "VLANs of a trunk port, and ranges of them.",
+        "items": {"anyOf": [{"type": "integer", **_VLAN}, {"type": "string", "pattern": "^[0-9]{1,4}(-[0-9]{1,4})?$"}]},
+    },
+    "vlan_mode": {"description": "Without it, a port with a tag is an access port, and one without a trunk port."},
+    "external_ids": {"description": "Keys for other programs, of the port.", **_TEXTS},
+    "interface_external_ids": {"description": "The same of its interface, such as OVN's iface-id.", **_TEXTS},
+    "ingress_policing_rate": {"description": "Most that the container may send, in kbit/s; 0: no limit.", **_U32},
+    "ingress_policing_burst": {"description": "Burst beyond that, in kbit; 0: Open vSwitch's own default.", **_U32},
+}
 _KEYS: dict[str, dict[str, Schema]] = {
     "File": {
         "mappings": {
@@ -112,6 +128,7 @@ _KEYS: dict[str, dict[str, Schema]] = {
         name: {**words, **dict(zip(("minimum", "maximum"), config.PORT_RANGES.get(name, ()), strict=False))}
         for name, words in _PORT.items()
     },
+    "Ovs": _OVS,
     "Remap": {
         "bridge": {
             "description": "The captured name of a bridge to its name here.",
