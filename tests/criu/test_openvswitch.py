@@ -170,6 +170,32 @@ def test_into_an_empty_network_namespace(
     assert switch.record("Port", "web0")["tag"] == 10
 
 
+# An OCI createRuntime hook does this: it is called just before the action script.
+MAKES_THE_PORT = """#!/bin/sh
+exec </dev/null
+[ "$CRTOOLS_SCRIPT_ACTION" = setup-namespaces ] || exit 0
+set -e
+ip link add theirs0 type veth peer name eth0 netns "$CRTOOLS_INIT_PID"
+ovs-vsctl add-port obr1 theirs0 tag=7
+ip link set theirs0 up
+"""
+
+
+def test_a_port_that_somebody_else_makes_is_left_alone(
+    host: Host, switch: OpenVSwitch, web: Container, criu: Criu, images: Path
+) -> None:
+    dumped(criu, web, images)
+    maker = images.parent / "maker"
+    maker.write_text(MAKES_THE_PORT)
+    maker.chmod(0o755)
+    back = restored(criu, host, images, external=[], args=["--empty-ns", "net", "--action-script", str(maker)])
+    assert back.said("criu-veth:")[0] == (
+        "criu-veth: setup-namespaces: notice: eth0: is there already, made by somebody else: adopted"
+    )
+    assert (switch.ports("obr0"), switch.ports("obr1")) == ([], ["theirs0"])
+    assert switch.record("Port", "theirs0")["tag"] == 7
+
+
 def test_its_announcement_is_heard_in_its_vlan_alone(
     host: Host, switch: OpenVSwitch, web: Container, plug: Plug, criu: Criu, images: Path
 ) -> None:

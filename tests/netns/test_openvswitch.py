@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from criu_veth import execute
-from lab import Container, Host, Link, Program, snapshot
+from lab import Container, Host, Link, Program, snapshot, wait_for
 from lab.openvswitch import OpenVSwitch
 from lab.standin import StandIn, make_pair
 
@@ -545,6 +545,36 @@ def test_inspect_shows_it(host: Host, switch: OpenVSwitch, hook: Path, images: P
     captured(host, hook, images, plugged)
     shown = cli(host, "inspect", str(images)).stdout.splitlines()
     assert [line for line in shown if " ovs: " in line] == ["eth0: outer ovs: bridge obr0 tag 10 external_ids a=b"]
+
+
+# --- over RPC
+
+NOTIFIED = """import sys
+sys.path.insert(0, sys.argv[1])
+import criu_veth
+images, pid = sys.argv[2], int(sys.argv[3])
+notifier = criu_veth.Notifier(options=["veth[eth0]:web0"])
+notifier.notify("pre-restore", None, images)
+sys.stdin.readline()
+notifier.notify("post-restore", pid, images)
+print(*notifier.said, sep="\\n")
+"""
+
+
+def test_a_notifier_does_the_same(
+    host: Host, switch: OpenVSwitch, hook: Path, images: Path, plugged: Container, container: Container
+) -> None:
+    captured(host, hook, images, plugged)
+    plugged.kill()
+    plugged.wait_unplugged()
+    (images / "netdev-9.img").touch()
+    words = [sys.executable, "-c", NOTIFIED, str(ROOT), str(images), str(container.pid)]
+    driver = host.popen(*words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    wait_for(lambda: not switch.ports("obr0"), "the record of the dead device to go")
+    make_pair(container, "eth0", "web0")
+    said, _ = driver.communicate("go\n", timeout=30)
+    assert "post-restore: eth0: web0 attached to obr0" in said.splitlines()
+    assert switch.ports("obr0") == ["web0"]
 
 
 # --- collected
