@@ -67,12 +67,13 @@ def assemble(made: Plan, unexplained: str | None = None) -> dict[str, tuple[int,
         veths = tuple(veth for veth in made.veths if veth.inner in touched)
         slots = _Slots()
         if action == actions.PRE_RESTORE:
-            listed = [_forget(operations)]
+            listed = _forget(operations)
         elif action == actions.POST_RESTORE:
             listed = _finish(veths, operations, made, slots)
         else:
             listed = _make(veths, operations, slots)
-        out[action] = (slots.count, tuple(listed))
+        if listed:
+            out[action] = (slots.count, tuple(listed))
     if not made.veths:  # what is not mapped is named all the same
         slots = _Slots()
         index, _, _ = _find_ends((), slots)
@@ -137,9 +138,12 @@ def _attach_to_open_vswitch(veths: tuple[Veth, ...], by_inner: dict[str, list[pl
     return [(RUN, ovs.command(), tuple(parts), ovs.undo_command())] if parts else []
 
 
-def _forget(operations: tuple[plan.Operation, ...]) -> Tuple:
-    parts = tuple((netlink.get_link(o.outer), ovs.detach_words(o.outer), _text(o)) for o in operations)
-    return (RUN_UNLESS, HOST, ovs.command(), parts)
+def _forget(operations: tuple[plan.Operation, ...]) -> list[Tuple]:
+    """Remove the records of ports whose device is not there; where no port is wanted, only if there is one."""
+    required = {o.outer for o in operations if isinstance(o, plan.ForgetOvs) and o.required}
+    wanted = required | ovs.left({o.outer for o in operations} - required)
+    parts = [(netlink.get_link(o.outer), ovs.detach_words(o.outer), _text(o)) for o in operations if o.outer in wanted]
+    return [(RUN_UNLESS, HOST, ovs.command(), tuple(parts))] if parts else []
 
 
 #: What is done once all ends are ports and up.

@@ -130,6 +130,18 @@ def look(names: Iterable[str] = ()) -> Found:
     return Found(bridges, found, frozenset(interfaces.keys() - ports.keys()))
 
 
+def left(names: Iterable[str]) -> frozenset[str]:
+    """Return those of ``names`` that there is a record of an ordinary port of; none where the database is not there."""
+    wanted = [name for name in names if name]
+    if not wanted or not os.path.exists(socket_path()):
+        return frozenset()
+    try:
+        ports = look(wanted).ports
+    except OperationError:  # then nobody there takes a device either
+        return frozenset()
+    return frozenset(name for name, port in ports.items() if not port.other_kind)
+
+
 def version() -> str:
     """Return what ovs-vsctl says of its version.
 

@@ -172,8 +172,13 @@ class ForgetOvs(Operation, frozen=True, kw_only=True):
     """Remove the record of a port that a dump left in Open vSwitch's database, unless there is a device of its name.
 
     Its userspace datapath keeps the dead device open as long as there is a record, and does not open the new one of
-    the same name, even where one transaction removes the record and adds another.
+    the same name, even where one transaction removes the record and adds another. Its daemon makes a device that
+    appears under such a name a port of the kernel's datapath by itself, and then it can be attached nowhere else.
+
+    ``required`` unless the device is to become something else than a port of Open vSwitch, which need not be there.
     """
+
+    required: bool = True
 
     def describe(self) -> str:  # noqa: D102
         return f"{self.device} removed from Open vSwitch, where it is left of the device that is gone"
@@ -354,9 +359,12 @@ def make(veths: tuple[Veth, ...], *, repeat: int = 3, interval: float = 1.0) -> 
     seen = [operation for veth in veths if veth.mode == UNKNOWN for operation in _made_here(veth)]
     seen += [_settle(veth) for veth in veths if _may_be_tentative(veth)]
     late = [operation for veth in veths for operation in _late(veth)]
-    ports = [operation for operation in late if isinstance(operation, AttachOvs)]
+    late_devices = {operation.inner for operation in late if isinstance(operation, Rename)}
+    ports = [veth for veth in veths if veth.inner in late_devices and (veth.outer.ovs or veth.was_ovs)]
     stages: dict[str, list[Operation]] = {
-        actions.PRE_RESTORE: [ForgetOvs(inner=port.inner, outer=port.outer) for port in ports],
+        actions.PRE_RESTORE: [
+            ForgetOvs(inner=port.inner, outer=port.outer.ifname, required=port.outer.ovs is not None) for port in ports
+        ],
         actions.SETUP_NAMESPACES: early,
         actions.POST_SETUP_NAMESPACES: seen,
         actions.POST_RESTORE: late,

@@ -95,7 +95,8 @@ def _as_captured(captured: CapturedVeth, remap: Mapping[str, str], where: str) -
     ovs = outer.ovs and msgspec.structs.replace(outer.ovs, bridge=remap.get(outer.ovs.bridge, outer.ovs.bridge))
     outer = msgspec.structs.replace(outer, **same, port=port, master=master, ovs=ovs)
     netns = msgspec.structs.replace(captured.inner, **_as_new(captured.inner))
-    return Veth(inner=captured.inner.ifname, outer=outer, netns=netns, where=where, captured=True)
+    was_ovs = captured.outer.ovs is not None
+    return Veth(inner=captured.inner.ifname, outer=outer, netns=netns, where=where, captured=True, was_ovs=was_ovs)
 
 
 def _as_new(end: End) -> dict[str, None]:

@@ -311,7 +311,7 @@ class Veth(Data, frozen=True, kw_only=True):
     the entry of the mapping file or state file that this comes from, for messages; ``explicit`` if a mapping file
     names it, ``captured`` if a state file does. ``mode`` is the way it comes back (see `criu_veth.way`), ``ready`` the
     name under which CRIU takes it in the way of that name. A ``kind`` other than ``veth`` has no outer end but a
-    ``parent``, and a ``kind_mode``.
+    ``parent``, and a ``kind_mode``. ``was_ovs`` if it was a port of Open vSwitch at the dump.
     """
 
     inner: str
@@ -327,6 +327,7 @@ class Veth(Data, frozen=True, kw_only=True):
     kind_mode: str = ""
     explicit: bool = False
     captured: bool = False
+    was_ovs: bool = False
 
 
 class _Version(msgspec.Struct):

@@ -210,8 +210,8 @@ def test_its_announcement_is_heard_in_its_vlan_alone(
     with Tap(host, "same0") as in_10, Tap(host, "trunk0") as tagged, Tap(host, "other0") as in_40:
         restored(criu, host, images)
         wait_for(lambda: [f for f in in_10.sent_by(MAC) if f[12:14] == b"\x08\x06"], "an ARP frame in VLAN 10")
-        wait_for(lambda: tagged.sent_by(MAC), "an ARP frame on the trunk")
-        assert {frame[12:18] for frame in tagged.sent_by(MAC)} == {b"\x81\x00\x00\x0a\x08\x06"}
+        wait_for(lambda: [f for f in tagged.sent_by(MAC) if f[16:18] == b"\x08\x06"], "an ARP frame on the trunk")
+        assert {frame[12:16] for frame in tagged.sent_by(MAC)} == {b"\x81\x00\x00\x0a"}
         assert in_40.sent_by(MAC) == []
 
 

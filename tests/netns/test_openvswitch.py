@@ -181,6 +181,42 @@ def test_twice_is_as_once(switch: OpenVSwitch, container: Container, restoring: 
     assert switch.ports("obr0") == ["web0"]
 
 
+def test_a_record_goes_where_the_device_becomes_a_port_of_a_bridge(
+    host: Host, switch: OpenVSwitch, hook: Path, images: Path, plugged: Container, restoring: Restoring
+) -> None:
+    captured(host, hook, images, plugged)
+    plugged.kill()
+    plugged.wait_unplugged()
+    host.bridge("br0")
+    assert act(restoring(WEB + 'bridge = "br0"'), "pre-restore") == (0, [])
+    assert switch.ports("obr0") == []
+
+
+@pytest.mark.parametrize("missing", ["database", "program"])
+def test_a_bridge_needs_no_switch(
+    host: Host,
+    switch: OpenVSwitch,
+    hook: Path,
+    images: Path,
+    plugged: Container,
+    container: Container,
+    restoring: Restoring,
+    missing: str,
+) -> None:
+    """Of a captured port, on a host without Open vSwitch."""
+    captured(host, hook, images, plugged)
+    plugged.kill()
+    plugged.wait_unplugged()
+    host.bridge("br0")
+    if missing == "database":
+        switch.database.kill()
+        switch.database.wait()
+    else:
+        host.run("mount", "--bind", "/dev/null", PROGRAM)
+    restored(restoring(WEB + 'bridge = "br0"'), container)
+    assert host.link("web0")["master"] == "br0"
+
+
 # --- refused before the restore
 
 

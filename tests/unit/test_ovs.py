@@ -318,6 +318,14 @@ def test_it_describes_itself(port: Ovs, words: str) -> None:
     assert plan.AttachOvs(inner="eth0", outer="web0", ovs=port).describe() == words
 
 
+def test_a_record_is_removed_too_where_the_device_goes_elsewhere() -> None:
+    """Or Open vSwitch would take the device as soon as CRIU has made it."""
+    wanted = desired(veth('bridge = "br0"'), captured(ovs=Ovs(bridge="obr0")))
+    made = plan.make((wanted,))
+    assert made.operations[actions.PRE_RESTORE] == (plan.ForgetOvs(inner="eth0", outer="web0", required=False),)
+    assert actions.PRE_RESTORE not in plan.make((desired(veth('bridge = "br0"')),)).operations
+
+
 # --- the words
 
 
