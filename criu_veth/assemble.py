@@ -411,7 +411,7 @@ def _netlink(
     operation: plan.Operation,
     slots: _Slots,
     message: bytes,
-    undo: Tuple | None,
+    undo: Tuple | list[Tuple] | None,
     *,
     patches: Tuple | None = None,
     already: Tuple | None = None,
@@ -473,6 +473,20 @@ def _set_port(operation: plan.SetPort, slots: _Slots) -> Tuple:
     )
     undo = (HOST, netlink.change_link(), _at_end(operation, slots), (copy,), _text(operation))
     return _netlink(operation, slots, netlink.change_port(operation.flag, operation.value), undo)
+
+
+def _add_vlans(operation: plan.AddVlans, slots: _Slots) -> Tuple:
+    return _netlink(operation, slots, netlink.add_vlans(operation.vlan), _rejoin(operation, slots))
+
+
+def _drop_other_vlans(operation: plan.DropOtherVlans, slots: _Slots) -> Tuple:
+    return _netlink(operation, slots, netlink.drop_other_vlans(operation.vlan), _rejoin(operation, slots))
+
+
+def _rejoin(operation: plan.Operation, slots: _Slots) -> list[Tuple]:
+    """Undo what was done to a port's VLANs: it loses them as it leaves, and gets new ones where it was before."""
+    leave = (HOST, netlink.set_link(("IFLA_MASTER", 0)), _at_end(operation, slots), (), _text(operation))
+    return [_link_undo(operation, slots, netlink.IFLA_MASTER, bytes(4)), leave]
 
 
 def _set_flag(operation: plan.SetFlag, slots: _Slots) -> Tuple:
@@ -578,6 +592,8 @@ _ASSEMBLERS: dict[type[plan.Operation], Callable[[Any, _Slots], Tuple]] = {
     plan.SettleAddress: _settle_address,
     plan.Attach: _attach,
     plan.SetPort: _set_port,
+    plan.AddVlans: _add_vlans,
+    plan.DropOtherVlans: _drop_other_vlans,
     plan.SetUp: _set_up,
     plan.AddRoute: _add_route,
     plan.DropRoute: _drop_route,
@@ -592,7 +608,8 @@ _ASSEMBLERS: dict[type[plan.Operation], Callable[[Any, _Slots], Tuple]] = {
 def checks(veths: tuple[Veth, ...], bridges: dict[str, netlink.BridgeFacts]) -> Tuple:
     """Return what must still hold at pre-restore for the program to be run as it is (see ``execute.checks_hold``).
 
-    The outer ends' names and routes are free; each bridge is one, with spanning tree and forward delay as they were.
+    The outer ends' names and routes are free; each bridge is one, with spanning tree, forward delay and VLAN
+    filtering as they were.
     """
     ours = [veth for veth in veths if veth.mode != way.ADOPT]
     names = [name for veth in ours for name in (veth.outer.ifname, *veth.outer.altnames, veth.ready) if name]
@@ -617,6 +634,7 @@ def checks(veths: tuple[Veth, ...], bridges: dict[str, netlink.BridgeFacts]) -> 
                 ((netlink.LINK_ATTRS, netlink.INFO_KIND), b"bridge\0", ""),
                 ((netlink.LINK_ATTRS, netlink.BR_STP_STATE), facts.stp_state, ""),
                 ((netlink.LINK_ATTRS, netlink.BR_FORWARD_DELAY), facts.forward_delay, ""),
+                ((netlink.LINK_ATTRS, netlink.BR_VLAN_FILTERING), facts.vlan_filtering, ""),
             ),
         )
         for name, facts in bridges.items()

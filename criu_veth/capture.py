@@ -6,7 +6,7 @@ devices.
 
 import datetime
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -31,6 +31,7 @@ from criu_veth.state import (
     Rule,
     State,
     TcClass,
+    Vlan,
 )
 
 E = TypeVar("E", bound=End)
@@ -188,6 +189,7 @@ class _OuterEnds:
         self._notes = notes
         self._links: dict[int, Link] = {}
         self._fdb: dict[int, dict[int, list[Message]]] = {}
+        self._instances: dict[int, dict[int, set[int]]] = {}
         self._rules: list[Message] | None = None
         self._sysctls = _Sysctls()
         self._ovs: ovs.Found | None = None
@@ -278,6 +280,7 @@ class _OuterEnds:
             master=master.ifname if master else None,
             master_kind=master.kind if master else None,
             port=port,
+            vlan=self._vlans(link, master) if master and master.kind == "bridge" else None,
             backup_port=backup,
             fdb=self._fdb_of(master, link) if master and master.kind == "bridge" else (),
             ovs=switch,
@@ -300,10 +303,41 @@ class _OuterEnds:
             what = f"a port of {master.ifname} ({master.kind or 'a device of another kind'})"
             self._notes.warnings.append(f"{link.ifname}: it is {what}; that is not carried over")
             return None
-        data = master.info("IFLA_INFO_DATA") if master.kind == "bridge" else None
-        if data is not None and data.get_attr("IFLA_BR_VLAN_FILTERING"):
-            self._notes.warnings.append(f"{link.ifname}: its VLANs on {master.ifname} are not carried over")
         return master
+
+    def _vlans(self, link: Link, master: Link) -> Vlan | None:
+        """Return a port's VLANs where its bridge filters them; what cannot be put back of them is warned of."""
+        data = master.info("IFLA_INFO_DATA")
+        if not (data and data.get_attr("IFLA_BR_VLAN_FILTERING")):
+            return None
+        found = self._kernel.vlans(link.index)
+        self._warn_of_vlans(link, master, found)
+        untagged = _ids(one for one in found if one.untagged)
+        return Vlan(
+            pvid=next((entry.first for entry in found if entry.pvid), None),
+            untagged=rules.vlan_entries(untagged),
+            tagged=rules.vlan_entries(_ids(found) - untagged),
+        )
+
+    def _warn_of_vlans(self, link: Link, master: Link, found: list[netlink.PortVlan]) -> None:
+        """Name what is not carried over of a port's VLANs: tunnels, states in spanning tree instances, options."""
+        lost = []
+        if tunnels := " ".join(_tunnel_text(one) for one in found if one.tunnel is not None):
+            lost.append(f"the tunnels of its VLANs {tunnels}")
+        changed = _ids(one for one in found if one.changed or not one.forwarding)
+        for instance, vlans in self._spanning_tree_of(master).items():
+            if shared := _ids(found) & vlans:
+                on = f"{master.ifname} (VLANs {_vlan_text(shared)})"
+                lost.append(f"its states in spanning tree instance {instance} of {on}")
+                changed -= shared
+        if changed:
+            lost.append(f"the options of its VLANs {_vlan_text(changed)}")
+        self._notes.warnings += [f"{link.ifname}: {what} are not carried over" for what in lost]
+
+    def _spanning_tree_of(self, master: Link) -> dict[int, set[int]]:
+        if master.index not in self._instances:
+            self._instances[master.index] = self._kernel.spanning_tree_instances(master)
+        return self._instances[master.index]
 
     def _routes(self, link: Link) -> list[Route]:
         found = []
@@ -401,6 +435,21 @@ class _OuterEnds:
         if what:
             self._notes.warnings.append(f"{link.ifname}: {what} is not carried over")
         return what is not None
+
+
+def _ids(vlans: Iterable[netlink.PortVlan]) -> set[int]:
+    return {one for entry in vlans for one in range(entry.first, entry.last + 1)}
+
+
+def _vlan_text(ids: Iterable[int]) -> str:
+    return " ".join(map(str, rules.vlan_entries(ids)))
+
+
+def _tunnel_text(entry: netlink.PortVlan) -> str:
+    """Write VLANs with their tunnels, which count up together."""
+    first = entry.tunnel or 0
+    tunnels = str(first) if entry.first == entry.last else f"{first}-{first + entry.last - entry.first}"
+    return f"{_vlan_text(_ids([entry]))} ({tunnels})"
 
 
 def _is_default(entry: Message) -> bool:

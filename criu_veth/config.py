@@ -14,7 +14,7 @@ import msgspec
 
 from criu_veth import paths, rules
 from criu_veth.errors import InputError
-from criu_veth.state import Address, Inner, Route
+from criu_veth.state import Address, Inner, Route, Vlan, vlan_fault
 
 T = TypeVar("T")
 
@@ -27,7 +27,9 @@ KIND_MODES: dict[str, tuple[str, ...]] = {
     "veth": ("",),
     "macvlan": ("bridge", "private", "vepa", "passthru"),
 }
-OUTER_KEYS = ("outer", "bridge", "ovs", "mac", "txqueuelen", "alias", "altnames", "addresses", "routes", "sysctl")
+OUTER_KEYS = (
+    "outer", "bridge", "ovs", "mac", "txqueuelen", "alias", "altnames", "addresses", "routes", "sysctl", "port", "vlan",
+)  # fmt: skip
 
 #: Bridge port flags (``bridge link set``'s names): the range of each.
 PORT_RANGES: dict[str, tuple[int, int]] = {
@@ -86,6 +88,14 @@ class Ovs(Table, frozen=True, kw_only=True):
     ingress_policing_burst: int | None = None
 
 
+class VlanTable(Table, frozen=True, kw_only=True):
+    """``vlan``: the VLANs of a bridge port, in the kernel's terms; each an ID or a range of them, ``"30-39"``."""
+
+    pvid: int | None = None
+    untagged: list[int | str] = []
+    tagged: list[int | str] = []
+
+
 class Defaults(Table, frozen=True, kw_only=True):
     """``[defaults]``: what holds for every veth below unless its own table says otherwise."""
 
@@ -97,6 +107,7 @@ class Defaults(Table, frozen=True, kw_only=True):
     sysctl: dict[str, int | str] = {}
     port: Port = Port()
     ovs: Ovs | None = None
+    vlan: VlanTable | Literal["default"] | None = None
     announce: bool | None = None
     ipv6_dad: Literal["skip", "keep"] | None = None
 
@@ -201,6 +212,9 @@ class VethConfig(msgspec.Struct, frozen=True, kw_only=True):
     own_port: bool = False
     ovs: dict[str, Any] | None = None
     own_ovs: bool = False
+    vlan: Vlan | None = None
+    default_vlan: bool = False
+    own_vlan: bool = False
     ipv6_dad: str | None = None
     announce: bool | None = None
     mode: str | None = None
@@ -326,7 +340,13 @@ def _explain(message: str, within: str = "") -> str:
     ):
         if what.startswith(msgspec_words):
             what = ours + what.removeprefix(msgspec_words)
-    what = what.replace(" | null", "").replace("`", '"').replace('"object"', "a table").replace('"array"', "an array")
+    what = (
+        what.replace(" | null", "")
+        .replace("`", '"')
+        .replace('"object"', "a table")
+        .replace('"array"', "an array")
+        .replace('| object"', '| table"')
+    )
     return f"{key}: {what[0].lower()}{what[1:]}" if key else f"{what[0].lower()}{what[1:]}"
 
 
@@ -404,6 +424,7 @@ class _Checker:
         if table.alias is not None:
             self._check_filled_in(f"{where}.alias", table.alias, rules.alias_fault)
         self._check_sysctl(where, table.sysctl)
+        self._fault(f"{where}.vlan", _vlan_fault(table.vlan))
         for name, (low, high) in PORT_RANGES.items():
             value = getattr(table.port, name)
             if value is not None and not low <= value <= high:
@@ -416,12 +437,14 @@ class _Checker:
             self._fault(f"{where}.ovs", "goes without bridge: a device is a port of one of them")
         if _port(table.port):
             self._fault(f"{where}.ovs", "goes without port: those are flags of a port of a Linux bridge")
+        if table.vlan is not None:
+            self._fault(f"{where}.ovs", "goes without vlan: it has tag and trunks of its own")
         if ovs.bridge is not None:
             self._fault(f"{where}.ovs.bridge", rules.ovs_name_fault(ovs.bridge))
         if ovs.tag is not None:
-            self._fault(f"{where}.ovs.tag", rules.vlan_fault(ovs.tag))
+            self._fault(f"{where}.ovs.tag", rules.ovs_vlan_fault(ovs.tag))
         try:
-            _vlans(ovs.trunks or [])
+            _ovs_vlans(ovs.trunks or [])
         except ValueError as error:
             self._fault(f"{where}.ovs.trunks", str(error))
         for key in ("external_ids", "interface_external_ids"):
@@ -462,6 +485,8 @@ class _Checker:
             own_port=bool(_port(table.port)),
             ovs=self._ovs(where, table, defaults),
             own_ovs=table.ovs is not None,
+            own_vlan=isinstance(table.vlan, VlanTable),
+            **_vlan(defaults.vlan if table.vlan is None else table.vlan),
             announce=_first(table.announce, defaults.announce),
             ipv6_dad=_first(table.ipv6_dad, defaults.ipv6_dad),
             mode=table.mode,
@@ -516,7 +541,8 @@ class _Checker:
         if table.mode == "external":
             self._fault(f"{where}.mode", f"CRIU makes no {table.kind}; the mode is ready or empty")
         for key in OUTER_KEYS:
-            if getattr(table, key):
+            value = getattr(table, key)
+            if _port(value) if isinstance(value, Port) else value:
                 self._fault(f"{where}.{key}", f"a {table.kind} has no outer end")
 
     def _addresses(self, where: str, texts: list[str] | None) -> tuple[Address, ...] | None:
@@ -562,6 +588,22 @@ def _first(value: T | None, fallback: T | None) -> T | None:
     return fallback if value is None else value
 
 
+def _vlan_fault(asked: VlanTable | str | None) -> str | None:
+    if not isinstance(asked, VlanTable):
+        return None
+    if asked.pvid is not None and not rules.VLAN_MIN <= asked.pvid <= rules.VLAN_MAX:
+        return f"the pvid {asked.pvid} is not between {rules.VLAN_MIN} and {rules.VLAN_MAX}"
+    return vlan_fault(Vlan(pvid=asked.pvid, untagged=tuple(asked.untagged), tagged=tuple(asked.tagged)))
+
+
+def _vlan(asked: VlanTable | str | None) -> dict[str, Any]:
+    """Return the fields of `VethConfig` for what a table says; VLANs that are wrong have been refused."""
+    if not isinstance(asked, VlanTable) or _vlan_fault(asked):
+        return {"default_vlan": asked == "default"}
+    untagged, tagged = (rules.vlan_entries(rules.parse_vlans(entries)) for entries in (asked.untagged, asked.tagged))
+    return {"vlan": Vlan(pvid=asked.pvid, untagged=untagged, tagged=tagged)}
+
+
 def _port(port: Port) -> dict[str, int]:
     values = ((name, getattr(port, name)) for name in port.__struct_fields__)
     return {name: int(value) for name, value in values if value is not None}
@@ -570,11 +612,11 @@ def _port(port: Port) -> dict[str, int]:
 def _ovs(table: Ovs) -> dict[str, Any]:
     """Return what a table says, as the fields of `state.Ovs`."""
     found = {name: getattr(table, name) for name in table.__struct_fields__}
-    found["trunks"] = None if table.trunks is None else _vlans(table.trunks, strict=False)
+    found["trunks"] = None if table.trunks is None else _ovs_vlans(table.trunks, strict=False)
     return {name: value for name, value in found.items() if value is not None and value != {}}
 
 
-def _vlans(listed: list[int | str], *, strict: bool = True) -> tuple[int, ...]:
+def _ovs_vlans(listed: list[int | str], *, strict: bool = True) -> tuple[int, ...]:
     """Return the VLANs of numbers and of ranges such as ``"30-39"``, in order.
 
     Raises ValueError, if ``strict``; else what is wrong is left out.
@@ -583,10 +625,12 @@ def _vlans(listed: list[int | str], *, strict: bool = True) -> tuple[int, ...]:
     for entry in listed:
         first, dash, last = str(entry).partition("-") if isinstance(entry, str) else (str(entry), "", "")
         ends = [int(text) for text in (first, last or first) if text.isascii() and text.isdecimal() and len(text) < 5]
-        if len(ends) == 2 and bool(dash) == bool(last) and ends[0] <= ends[1] <= rules.VLAN_MAX:
+        if len(ends) == 2 and bool(dash) == bool(last) and ends[0] <= ends[1] <= rules.OVS_VLAN_MAX:
             found.update(range(ends[0], ends[1] + 1))
         elif strict:
-            raise ValueError(f'{entry!r} is no VLAN from 0 to {rules.VLAN_MAX}, and no range of them such as "30-39"')
+            raise ValueError(
+                f'{entry!r} is no VLAN from 0 to {rules.OVS_VLAN_MAX}, and no range of them such as "30-39"'
+            )
     return tuple(sorted(found))
 
 

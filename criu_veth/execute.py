@@ -39,9 +39,9 @@ how to send, what an acknowledgement is, and where to put what an earlier reply 
 ``ns`` is HOST or INNER, or one of these with generic netlink. ``binds`` are (slot, source): an int is the offset of
 four bytes of the message, a path of attribute types the payload of that attribute (empty if there is none), None the
 whole message. ``expects`` are (left, right, fault): left a slot, or (offset, number of bytes or path of attributes
-that start there) in the reply; right bytes or a slot. ``undo`` is (ns, message, patches, copies, text), where copies
-are (slot of a whole reply, path, wrap, default): the attribute that the kernel reported before, put into the nested
-attributes ``wrap`` ((type, bytes before it), ...) at the message's end.
+that start there) in the reply; right bytes or a slot. ``undo`` is (ns, message, patches, copies, text), or a list of
+such steps of which the last is taken first; copies are (slot of a whole reply, path, wrap, default): the attribute that
+the kernel reported before, put into the nested attributes ``wrap`` ((type, bytes before it), ...) at the message's end.
 """
 
 import posix
@@ -234,7 +234,7 @@ class Executor:
         _, ns, _, _, tolerated, already, undo, text = operation
         if reply.errno == 0:
             if undo is not None:
-                self._undo.append(undo)
+                self._undo += undo if isinstance(undo, list) else (undo,)
         elif reply.errno in tolerated or (already and reply.errno in already[0] and self._holds(ns, already[1])):
             pass
         else:

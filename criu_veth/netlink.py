@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from criu_veth import rules, wire
 from criu_veth.errors import errno_text
-from criu_veth.state import Address, FdbEntry, Filter, Inner, Neighbour, Qdisc, Route, Rule, TcClass
+from criu_veth.state import Address, FdbEntry, Filter, Inner, Neighbour, Qdisc, Route, Rule, TcClass, Vlan
 
 
 @contextmanager
@@ -56,6 +56,7 @@ RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
 RTM_NEWTCLASS, RTM_DELTCLASS, RTM_GETTCLASS = 40, 41, 42
 RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
 RTM_NEWLINKPROP, RTM_DELLINKPROP = 108, 109
+RTM_GETVLAN = 114
 RTM_GETNSID = 90
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
 IFF_UP, IFF_NOARP, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x80, 0x100, 0x200
@@ -81,7 +82,16 @@ IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_PROTINFO = 1, 
 IFLA_TXQLEN, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_GROUP, IFLA_LINK_NETNSID = 13, 18, 20, 27, 37
 IFLA_PROP_LIST, IFLA_ALT_IFNAME = 52, 53
 INFO_KIND, INFO_DATA, INFO_SLAVE_DATA = (IFLA_LINKINFO, 1), (IFLA_LINKINFO, 2), (IFLA_LINKINFO, 5)
-BR_FORWARD_DELAY, BR_STP_STATE = (*INFO_DATA, 1), (*INFO_DATA, 5)
+BR_FORWARD_DELAY, BR_STP_STATE, BR_VLAN_FILTERING = (*INFO_DATA, 1), (*INFO_DATA, 5), (*INFO_DATA, 7)
+_IFLA_AF_SPEC, _IFLA_BRIDGE_VLAN_INFO = 26, 2
+_VLAN_PVID, _VLAN_UNTAGGED, _VLAN_RANGE_BEGIN, _VLAN_RANGE_END = 0x2, 0x4, 0x8, 0x10
+_VLANDB_ATTRS = 24  # behind struct br_vlan_msg
+_VLANDB_ENTRY, _VLANDB_GLOBAL_OPTIONS, _VLANDB_DUMP_FLAGS, _VLANDB_DUMPF_GLOBAL = 1, 2, 1, 2
+_ENTRY_INFO, _ENTRY_RANGE, _ENTRY_STATE, _ENTRY_TUNNEL = 1, 2, 3, 4
+_ENTRY_USUAL = {6: b"\x01", 8: bytes(4), 9: b"\0"}  # multicast router, most groups, neighbour suppression
+_STATE_FORWARDING = b"\x03"
+_GOPTS_ID, _GOPTS_RANGE, _GOPTS_MSTI = 1, 2, 18
+_BR_MULTI_BOOLOPT, _BOOLOPT_MST_ENABLE = (*INFO_DATA, 46), 1 << 2  # struct br_boolopt_multi
 SLAVE_KIND_BRIDGE = wire.put_attr(4, b"bridge\0")
 NETNSA_NSID, NETNSA_PID = 1, 2
 NSID_ATTRS = 20
@@ -191,6 +201,43 @@ def change_port(flag: str, value: int) -> bytes:
 def change_backup_port() -> bytes:
     """RTM_NEWLINK that names a bridge port's backup; its index is the message's last four bytes."""
     return _link(RTM_NEWLINK, [_slave_data([("IFLA_BRPORT_BACKUP_PORT", 0)])])
+
+
+def add_vlans(vlan: Vlan) -> bytes:
+    """RTM_SETLINK that adds VLANs to the bridge port whose index is filled in at INDEX_OFFSET."""
+    listed = [(one, _VLAN_UNTAGGED) for one in rules.parse_vlans(vlan.untagged)]
+    listed += [(one, 0) for one in rules.parse_vlans(vlan.tagged)]
+    infos = b""
+    for flags in (0, _VLAN_UNTAGGED):
+        for run in rules.vlan_ranges(one for one, of_it in listed if of_it == flags and one != vlan.pvid):
+            infos += _vlan_range(run, flags)
+    if vlan.pvid is not None:  # it may not be in a range
+        infos += _vlan_info(vlan.pvid, _VLAN_PVID | next(flags for one, flags in listed if one == vlan.pvid))
+    return _change_vlans(RTM_SETLINK, infos)
+
+
+def drop_other_vlans(vlan: Vlan) -> bytes:
+    """RTM_DELLINK that takes the bridge port whose index is filled in at INDEX_OFFSET out of all VLANs but these."""
+    wanted = rules.parse_vlans((*vlan.untagged, *vlan.tagged))
+    others = (one for one in range(rules.VLAN_MIN, rules.VLAN_MAX + 1) if one not in wanted)
+    return _change_vlans(RTM_DELLINK, b"".join(_vlan_range(run, 0) for run in rules.vlan_ranges(others)))
+
+
+def _change_vlans(kind: int, infos: bytes) -> bytes:
+    body = bytes([AF_BRIDGE]) + bytes(15) + wire.put_attr(_IFLA_AF_SPEC | wire.NLA_F_NESTED, infos)
+    return wire.message(kind, 0, body)
+
+
+def _vlan_range(run: tuple[int, int], flags: int) -> bytes:
+    first, last = run
+    if first == last:
+        return _vlan_info(first, flags)
+    return _vlan_info(first, flags | _VLAN_RANGE_BEGIN) + _vlan_info(last, flags | _VLAN_RANGE_END)
+
+
+def _vlan_info(vlan: int, flags: int) -> bytes:
+    """IFLA_BRIDGE_VLAN_INFO with a struct bridge_vlan_info."""
+    return wire.put_attr(_IFLA_BRIDGE_VLAN_INFO, flags.to_bytes(2, wire.ORDER) + vlan.to_bytes(2, wire.ORDER))
 
 
 def _slave_data(attrs: list[tuple[str, Any]]) -> tuple[str, Any]:
@@ -591,12 +638,24 @@ def dump_routes6() -> bytes:
     return _encode(rtmsg(), RTM_GETROUTE, 0, {"family": rules.AF_INET6}, ())
 
 
+def _dump_vlans(index: int, flags: int = 0) -> bytes:
+    """RTM_GETVLAN for a dump of one device's VLANs."""
+    body = bytes([AF_BRIDGE, 0, 0, 0]) + wire.u32(index)
+    return wire.message(RTM_GETVLAN, 0, body + (wire.put_attr(_VLANDB_DUMP_FLAGS, wire.u32(flags)) if flags else b""))
+
+
+def _nested(data: bytes, kind: int) -> list[dict[int, bytes]]:
+    """Return the attributes within each attribute of this type in a message about VLANs."""
+    return [dict(wire.attrs(payload, 0)) for found, payload in wire.attrs(data, _VLANDB_ATTRS) if found == kind]
+
+
 class Link:
     """One device as the kernel describes it; attributes by pyroute2's names."""
 
     def __init__(self, data: bytes) -> None:
         message = ifinfmsg(data)
         message.decode()
+        self._data = data
         self._message = message
         self.index: int = message["index"]
         self.flags: int = message["flags"]
@@ -605,6 +664,10 @@ class Link:
     def get(self, name: str, default: Any = None) -> Any:
         """Return the attribute ``name`` (``IFLA_MTU``), or ``default``."""
         return self._message.get_attr(name, default)
+
+    def raw(self, path: tuple[int, ...]) -> bytes | None:
+        """Return the payload of an attribute that pyroute2 has no name for, by the types on the way to it."""
+        return wire.find_attr(self._data, LINK_ATTRS, path)
 
     def info(self, part: str) -> Any:
         """Return ``IFLA_INFO_KIND``, ``IFLA_INFO_SLAVE_KIND``, ``IFLA_INFO_DATA`` or ``IFLA_INFO_SLAVE_DATA``, or
@@ -620,10 +683,30 @@ class Link:
 
 
 class BridgeFacts(NamedTuple):
-    """What preflight says of a bridge, as the kernel reports it (four bytes each; forward delay in 1/100 s)."""
+    """What preflight says of a bridge, as the kernel reports it.
+
+    Four bytes each (the forward delay in 1/100 s), and one of VLAN filtering: None where this kernel has none.
+    """
 
     stp_state: bytes
     forward_delay: bytes
+    vlan_filtering: bytes | None
+
+
+class PortVlan(NamedTuple):
+    """Some VLANs of a bridge port that have all else in common: IDs from ``first`` to ``last``.
+
+    ``tunnel`` is the first one's tunnel id, ``forwarding`` their state in the spanning tree, ``changed`` whether they
+    have an option that a new VLAN has not.
+    """
+
+    first: int
+    last: int
+    pvid: bool
+    untagged: bool
+    tunnel: int | None
+    forwarding: bool
+    changed: bool
 
 
 def _netns_files() -> Iterator[str]:
@@ -732,6 +815,41 @@ class Kernel:
         """Return the forwarding entries of a bridge."""
         request = self._dump(ndmsg, RTM_GETNEIGH, {"family": AF_BRIDGE}, [("NDA_MASTER", bridge)])
         return [Message(ndmsg, data) for data in request]
+
+    def vlans(self, port: int) -> list[PortVlan]:
+        """Return the VLANs of one bridge port."""
+        found = []
+        for data in self._rtnl.dump(_dump_vlans(port)):
+            for entry in _nested(data, _VLANDB_ENTRY):
+                flags, first = wire.get_u16(entry[_ENTRY_INFO], 0), wire.get_u16(entry[_ENTRY_INFO], 2)
+                tunnel = dict(wire.attrs(entry.get(_ENTRY_TUNNEL, b""), 0)).get(1)
+                found.append(
+                    PortVlan(
+                        first=first,
+                        last=wire.get_u16(entry[_ENTRY_RANGE], 0) if _ENTRY_RANGE in entry else first,
+                        pvid=bool(flags & _VLAN_PVID),
+                        untagged=bool(flags & _VLAN_UNTAGGED),
+                        tunnel=wire.get_u32(tunnel, 0) if tunnel else None,
+                        forwarding=entry.get(_ENTRY_STATE, _STATE_FORWARDING) == _STATE_FORWARDING,
+                        changed=any(entry.get(option, usual) != usual for option, usual in _ENTRY_USUAL.items()),
+                    )
+                )
+        return found
+
+    def spanning_tree_instances(self, bridge: Link) -> dict[int, set[int]]:
+        """Return, by instance, the VLANs that a bridge has put into one of their own (MST)."""
+        options = bridge.raw(_BR_MULTI_BOOLOPT)
+        if options is None or not wire.get_u32(options, 0) & _BOOLOPT_MST_ENABLE:
+            return {}
+        found: dict[int, set[int]] = {}
+        for data in self._rtnl.dump(_dump_vlans(bridge.index, _VLANDB_DUMPF_GLOBAL)):
+            for entry in _nested(data, _VLANDB_GLOBAL_OPTIONS):
+                first = wire.get_u16(entry[_GOPTS_ID], 0)
+                last = wire.get_u16(entry[_GOPTS_RANGE], 0) if _GOPTS_RANGE in entry else first
+                instance = wire.get_u16(entry.get(_GOPTS_MSTI, bytes(2)), 0)
+                if instance:
+                    found.setdefault(instance, set()).update(range(first, last + 1))
+        return found
 
     def has_ingress(self, index: int) -> bool:
         """Say whether a device has an ingress or clsact qdisc; cheap, where a dump reads every device's."""

@@ -7,8 +7,22 @@ from typing import Any
 
 import msgspec
 
-from criu_veth import actions
-from criu_veth.state import Address, FdbEntry, Filter, Inner, Neighbour, Outer, Ovs, Qdisc, Route, Rule, TcClass, Veth
+from criu_veth import actions, rules
+from criu_veth.state import (
+    Address,
+    FdbEntry,
+    Filter,
+    Inner,
+    Neighbour,
+    Outer,
+    Ovs,
+    Qdisc,
+    Route,
+    Rule,
+    TcClass,
+    Veth,
+    Vlan,
+)
 from criu_veth.way import ADOPT, EMPTY, READY, UNKNOWN
 
 #: Order in which a device's own settings are made: the name first, so that every later message names it rightly.
@@ -193,7 +207,7 @@ class AttachOvs(Operation, frozen=True, kw_only=True):
         words = [f"{self.device} attached to {self.ovs.bridge}"]
         words += [self.ovs.vlan_mode] if self.ovs.vlan_mode else []
         words += [f"tag {self.ovs.tag}"] if self.ovs.tag is not None else []
-        words += [f"trunks {vlans_text(self.ovs.trunks)}"] if self.ovs.trunks else []
+        words += [f"trunks {' '.join(map(str, rules.vlan_entries(self.ovs.trunks)))}"] if self.ovs.trunks else []
         return ", ".join(words)
 
 
@@ -205,6 +219,24 @@ class SetPort(Operation, frozen=True, kw_only=True):
 
     def describe(self) -> str:  # noqa: D102
         return f"{self.device} port {self.flag} {self.value}"
+
+
+class AddVlans(Operation, frozen=True, kw_only=True):
+    """Make the bridge port a member of its VLANs."""
+
+    vlan: Vlan
+
+    def describe(self) -> str:  # noqa: D102
+        return f"{self.device} vlan {vlan_text(self.vlan)}"
+
+
+class DropOtherVlans(Operation, frozen=True, kw_only=True):
+    """Take the bridge port out of every other VLAN: a bridge gives each new port one by itself."""
+
+    vlan: Vlan
+
+    def describe(self) -> str:  # noqa: D102
+        return f"{self.device} in no other vlan"
 
 
 class SetBackupPort(Operation, frozen=True, kw_only=True):
@@ -304,15 +336,12 @@ class DropRoute(Operation, frozen=True, kw_only=True):
         return f"{self.device} route {self.route.dst} without its lifetime removed"
 
 
-def vlans_text(vlans: tuple[int, ...]) -> str:
-    """Write VLANs as ``20 30-39``."""
-    ranges: list[list[int]] = []
-    for vlan in vlans:
-        if ranges and vlan == ranges[-1][-1] + 1:
-            ranges[-1] = [ranges[-1][0], vlan]
-        else:
-            ranges.append([vlan])
-    return " ".join("-".join(map(str, ends)) for ends in ranges)
+def vlan_text(vlan: Vlan) -> str:
+    """Write a port's VLANs in the kernel's terms."""
+    words = [f"pvid {vlan.pvid}"] if vlan.pvid is not None else []
+    for name, entries in (("untagged", vlan.untagged), ("tagged", vlan.tagged)):
+        words += [f"{name} {' '.join(map(str, entries))}"] if entries else []
+    return ", ".join(words) or "none"
 
 
 def route_text(route: Route) -> str:
@@ -501,10 +530,19 @@ def _port(name: dict[str, Any], outer: Outer) -> list[Operation]:
         return []
     return [
         Attach(**name, master=outer.master, master_kind=outer.master_kind or "bridge"),
+        *_vlans(name, outer.vlan),
         *(SetPort(**name, flag=flag, value=value) for flag, value in outer.port.items()),
         *([SetBackupPort(**name, backup_port=outer.backup_port)] if outer.backup_port else []),
         *(AddFdb(**name, entry=entry) for entry in outer.fdb),
     ]
+
+
+def _vlans(name: dict[str, Any], vlan: Vlan | None) -> list[Operation]:
+    """Add what is wanted before anything is taken away: a port that CRIU has set up already is never without."""
+    if vlan is None:
+        return []
+    added = [AddVlans(**name, vlan=vlan)] if vlan.untagged or vlan.tagged else []
+    return [*added, DropOtherVlans(**name, vlan=vlan)]
 
 
 def _traffic_control(name: dict[str, Any], outer: Outer) -> list[Operation]:

@@ -71,13 +71,29 @@ class _Preflight:
         if fault:
             remedy = _remap_hint(veth, name) if kind == "bridge" else ""
             self.faults.append(f"veth {veth.inner}: {fault}{remedy}")
-        elif name in self.bridges and self.bridges[name].stp_state != bytes(4):
+            return
+        self._vlans(veth, name)
+        if name in self.bridges and self.bridges[name].stp_state != bytes(4):
             delay = wire.get_u32(self.bridges[name].forward_delay, 0) / 100
             if delay:
                 self.warnings.append(
                     f'veth {veth.inner}: bridge "{name}" has spanning tree on and a forward delay of {delay:g} s:'
                     f" its port will be silent for {2 * delay:g} s after the restore"
                 )
+
+    def _vlans(self, veth: Veth, bridge: str) -> None:
+        """Check that the bridge tells VLANs apart, where the port is to have some."""
+        filtering = self.bridges[bridge].vlan_filtering if bridge in self.bridges else None
+        if veth.outer.vlan is None or (filtering and filtering != b"\0"):
+            return
+        if filtering is None:
+            what, remedy = "this kernel's bridges do not filter VLANs (CONFIG_BRIDGE_VLAN_FILTERING)", ""
+        else:
+            what = f'bridge "{bridge}" does not filter VLANs'
+            remedy = f"switch that on: ip link set {bridge} type bridge vlan_filtering 1"
+        if veth.captured:
+            remedy += (", or " if remedy else "") + 'write in its [[veth]]: vlan = "default"'
+        self.faults.append(f"veth {veth.inner}: {what}; {remedy or 'leave vlan out'}")
 
     def _master_fault(self, name: str, kind: str) -> str | None:
         link = self._kernel.link(name)
@@ -89,9 +105,11 @@ class _Preflight:
             return f'"{name}" is not a {kind} but {_a_kind(link)}'
         if kind == "bridge":
             data = link.info("IFLA_INFO_DATA")
+            filtering = data.get_attr("IFLA_BR_VLAN_FILTERING")
             self.bridges[name] = netlink.BridgeFacts(
                 stp_state=wire.u32(data.get_attr("IFLA_BR_STP_STATE") or 0),
                 forward_delay=wire.u32(data.get_attr("IFLA_BR_FORWARD_DELAY") or 0),
+                vlan_filtering=None if filtering is None else bytes([filtering]),
             )
         return None
 

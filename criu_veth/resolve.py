@@ -114,6 +114,8 @@ def _overlay(base: Veth, entry: VethConfig, placeholders: Mapping[str, str], fau
         if getattr(entry, key) is not None:
             changes[key] = getattr(entry, key)
     changes["port"] = {**base.outer.port, **entry.port}
+    if entry.vlan is not None or entry.default_vlan:
+        changes["vlan"] = entry.vlan
     if entry.bridge is not None:
         changes["master"] = entry.bridge or None
         changes["master_kind"] = "bridge" if entry.bridge else None
@@ -121,10 +123,13 @@ def _overlay(base: Veth, entry: VethConfig, placeholders: Mapping[str, str], fau
     ovs = _as_ovs_port(base.outer.ovs, entry, faults)
     if ovs is not None:
         changes.update(ovs=ovs, master=None, master_kind=None, backup_port=None, port={}, fdb=())
-    if entry.own_port and not changes.get("master", base.outer.master):
-        faults.append(
-            f'{entry.where}.port: "{entry.inner}" has no bridge, so its outer end is no port: write bridge = "..."'
-        )
+    if not changes.get("master", base.outer.master):
+        changes["vlan"] = None
+        faults += [
+            f'{entry.where}.{key}: "{entry.inner}" has no bridge, so its outer end is no port: write bridge = "..."'
+            for key, own in (("port", entry.own_port), ("vlan", entry.own_vlan))
+            if own
+        ]
     changes["sysctl"] = {**base.outer.sysctl, **entry.sysctl}
     return msgspec.structs.replace(
         base,

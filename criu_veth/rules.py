@@ -5,7 +5,7 @@ Pure. Sources: ``dev_valid_name()`` and ``dev_alloc_altname`` (net/core/dev.c), 
 """
 
 import _socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 IFNAMSIZ = 16
 ALTIFNAMSIZ = 128
@@ -16,7 +16,7 @@ AF_INET, AF_INET6 = 2, 10
 #: Of Open vSwitch (vswitch.ovsschema): the values of Port:vlan_mode, the highest port number that can be asked for.
 OVS_VLAN_MODES = ("access", "trunk", "native-tagged", "native-untagged", "dot1q-tunnel")
 OFPORT_MAX = 65279
-VLAN_MAX = 4095
+OVS_VLAN_MAX = 4095
 OVS_MAP_MAX, OVS_TEXT_MAX = 128, 4096  # ours: what one command line has room for
 
 #: First part of a ``sysctl`` key, to the directory below ``/proc/sys/net`` that has one folder a device.
@@ -100,9 +100,9 @@ def mtu_fault(mtu: int) -> str | None:
     return None
 
 
-def vlan_fault(vlan: int) -> str | None:
+def ovs_vlan_fault(vlan: int) -> str | None:
     """Say why ``vlan`` is no VLAN of a port of Open vSwitch, where 0 is one."""
-    return None if 0 <= vlan <= VLAN_MAX else f"{vlan} is not between 0 and {VLAN_MAX}"
+    return None if 0 <= vlan <= OVS_VLAN_MAX else f"{vlan} is not between 0 and {OVS_VLAN_MAX}"
 
 
 def ovs_name_fault(name: str) -> str | None:
@@ -211,6 +211,43 @@ def parse_network(text: str) -> tuple[str, int]:
         name = _socket.inet_ntop(family, network.to_bytes(bits // 8, "big"))
         raise ValueError(f"{text!r} has bits set behind its prefix; the network is {name}/{length}")
     return address, length
+
+
+#: VLAN IDs that a bridge port may have (IEEE 802.1Q; the kernel keeps 0 and 4095 for itself).
+VLAN_MIN, VLAN_MAX = 1, 4094
+
+
+def parse_vlans(entries: Iterable[int | str]) -> set[int]:
+    """Read VLAN IDs, each a number or a range of them (``10``, ``"10"``, ``"30-39"``).
+
+    Raises ValueError.
+    """
+    found: set[int] = set()
+    for entry in entries:
+        first, dash, last = str(entry).partition("-")
+        ids = (first, last) if dash else (first,)
+        if not all(one.isascii() and one.isdecimal() and VLAN_MIN <= int(one) <= VLAN_MAX for one in ids):
+            raise ValueError(f"{entry!r} is no VLAN: an ID from {VLAN_MIN} to {VLAN_MAX}, or a range such as '30-39'")
+        if int(ids[0]) > int(ids[-1]):
+            raise ValueError(f"{entry!r} ends before it begins")
+        found.update(range(int(ids[0]), int(ids[-1]) + 1))
+    return found
+
+
+def vlan_ranges(ids: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the first and the last of each run of neighbouring VLAN IDs, in order."""
+    runs: list[tuple[int, int]] = []
+    for one in sorted(ids):
+        if runs and runs[-1][1] == one - 1:
+            runs[-1] = (runs[-1][0], one)
+        else:
+            runs.append((one, one))
+    return runs
+
+
+def vlan_entries(ids: Iterable[int]) -> tuple[int | str, ...]:
+    """Write VLAN IDs as `parse_vlans` reads them: in order, neighbours as a range."""
+    return tuple(first if first == last else f"{first}-{last}" for first, last in vlan_ranges(ids))
 
 
 _TC_NAMES = {0: "none", 0xFFFFFFFF: "root", 0xFFFFFFF1: "ingress"}

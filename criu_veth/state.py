@@ -209,6 +209,18 @@ class End(Data, frozen=True, kw_only=True):
     features_off: tuple[Text, ...] = ()
 
 
+class Vlan(Data, frozen=True, kw_only=True):
+    """The VLANs of a bridge port, as `rules.vlan_entries` writes them: ``(10, "30-39")``.
+
+    ``pvid`` is that of the frames which come in without a tag (None: they are dropped); it is one of ``untagged``,
+    which go out without a tag, or of ``tagged``, which go out with it. Without any, nothing passes the port.
+    """
+
+    pvid: U32 | None = None
+    untagged: tuple[U32 | Text, ...] = ()
+    tagged: tuple[U32 | Text, ...] = ()
+
+
 class Ovs(Data, frozen=True, kw_only=True):
     """A port of an Open vSwitch ``bridge``: the columns of its database records that a new port does not have.
 
@@ -242,12 +254,14 @@ class Outer(End, frozen=True, kw_only=True):
     """The outer end, in the host's network namespace.
 
     ``master`` is the device that it is a port of, ``master_kind`` that device's kind; ``port`` has the bridge port's
-    attributes by the names of ``bridge link set``. A port of Open vSwitch has ``ovs`` instead of these.
+    attributes by the names of ``bridge link set``, ``vlan`` its VLANs where the bridge filters them. A port of Open
+    vSwitch has ``ovs`` instead of these.
     """
 
     master: Text | None = None
     master_kind: Text | None = None
     port: dict[str, U32] = {}
+    vlan: Vlan | None = None
     backup_port: Text | None = None
     fdb: tuple[FdbEntry, ...] = ()
     ovs: Ovs | None = None
@@ -438,7 +452,7 @@ def ovs_faults(ovs: Ovs) -> list[str]:
     checks: list[tuple[str, str | None]] = [("bridge", rules.ovs_name_fault(ovs.bridge))]
     vlans = [("tag", vlan) for vlan in (ovs.tag,) if vlan is not None]
     vlans += [(key, vlan) for key in ("trunks", "cvlans") for vlan in getattr(ovs, key)]
-    checks += [(key, rules.vlan_fault(vlan)) for key, vlan in vlans]
+    checks += [(key, rules.ovs_vlan_fault(vlan)) for key, vlan in vlans]
     if ovs.vlan_mode is not None and ovs.vlan_mode not in rules.OVS_VLAN_MODES:
         checks.append(("vlan_mode", f"{ovs.vlan_mode!r} is not one of {', '.join(rules.OVS_VLAN_MODES)}"))
     if ovs.mtu_request is not None:
@@ -456,12 +470,27 @@ def _outer_faults(outer: Outer) -> list[str]:
         name = getattr(outer, key)
         checks.append((key, None if name is None else rules.ifname_fault(name)))
     checks += [("port", None if flag in PORT_FLAGS else f"{flag!r} is no flag of a bridge port") for flag in outer.port]
+    if outer.vlan is not None:
+        checks.append(("vlan", vlan_fault(outer.vlan)))
     checks += [(f"fdb[{number}]", _fdb_fault(entry)) for number, entry in enumerate(outer.fdb)]
     checks += [(f"rules[{number}]", _rule_fault(rule, outer.ifname)) for number, rule in enumerate(outer.rules)]
     handles = {"root", "ingress", *(qdisc.handle for qdisc in outer.qdiscs), *(entry.handle for entry in outer.classes)}
     for key in ("qdiscs", "classes", "filters"):
         checks += [(f"{key}[{number}]", _tc_fault(entry, handles)) for number, entry in enumerate(getattr(outer, key))]
     return [f"{key}: {fault}" for key, fault in checks if fault]
+
+
+def vlan_fault(vlan: Vlan) -> str | None:
+    """Say why no bridge port can have these VLANs."""
+    try:
+        untagged, tagged = rules.parse_vlans(vlan.untagged), rules.parse_vlans(vlan.tagged)
+    except ValueError as error:
+        return str(error)
+    if both := rules.vlan_entries(untagged & tagged):
+        return f"{both[0]} is both untagged and tagged"
+    if vlan.pvid is not None and vlan.pvid not in untagged | tagged:
+        return f"the pvid {vlan.pvid} is neither untagged nor tagged: write untagged = [{vlan.pvid}]"
+    return None
 
 
 def _fdb_fault(entry: FdbEntry) -> str | None:

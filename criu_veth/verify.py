@@ -132,14 +132,15 @@ def _inner_ends(path: str, wanted: Inner, found: Inner, *, full: bool) -> list[D
 
 
 def _outer_ends(path: str, wanted: Outer, found: Outer, *, full: bool) -> list[Difference]:
-    of_master: dict[str, Any] = {"master_kind": None, "backup_port": None, "port": {}, "fdb": ()}
+    of_master: dict[str, Any] = {"master_kind": None, "backup_port": None, "port": {}, "vlan": None, "fdb": ()}
     if wanted.master != found.master:  # one difference, not all of these
         wanted, found = replace(wanted, **of_master), replace(found, **of_master)
     if (wanted.ovs and wanted.ovs.bridge) != (found.ovs and found.ovs.bridge):
         wanted, found = (replace(end, ovs=end.ovs and Ovs(bridge=end.ovs.bridge)) for end in (wanted, found))
     # A kernel may know more of a port than that of the dump, or less.
     port = {flag: found.port.get(flag, resolve.NEW_PORT.get(flag, 0)) for flag in wanted.port}
-    found = replace(found, port=port, routes=_routes(found.routes))
+    vlan = None if wanted.vlan is None else found.vlan  # left to the bridge
+    found = replace(found, port=port, vlan=vlan, routes=_routes(found.routes))
     wanted = replace(wanted, routes=_routes(wanted.routes))
     return _differences(path, _flat(wanted, defaults=full), _flat(found, defaults=True), full=full)
 
@@ -189,7 +190,8 @@ def _flat(end: msgspec.Struct, *, defaults: bool) -> dict[str, Any]:
         if field.name in _IMPOSSIBLE or (not defaults and not field.required and value == field.default):
             continue
         if isinstance(value, msgspec.Struct):
-            out.update({f"{field.name}.{key}": one for key, one in _flat(value, defaults=False).items()})
+            within = _flat(value, defaults=False)
+            out.update({f"{field.name}.{path}": one for path, one in within.items()})
         elif isinstance(value, dict):
             out.update({f"{field.name}.{_quoted(key)}": one for key, one in value.items()})
         elif isinstance(value, tuple) and any(isinstance(one, msgspec.Struct) for one in value):

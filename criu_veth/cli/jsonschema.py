@@ -48,6 +48,9 @@ _VETH: dict[str, Schema] = {
     },
     "port": {"description": "Flags of the bridge port."},
     "ovs": {"description": "The outer end as a port of an Open vSwitch bridge, by the columns of its database."},
+    "vlan": {
+        "description": "VLANs of the bridge port, which then has no other; default: those that the bridge gives it."
+    },
     "announce": {
         "description": "Tell the network where the container is now (gratuitous ARP, neighbour advertisement)."
     },
@@ -88,20 +91,35 @@ _PORT: dict[str, Schema] = {
     "mab": {"description": "MAC authentication bypass: note the unknown addresses of a locked port."},
     "group_fwd_mask": {"description": "Link-local groups (01:80:C2:00:00:0X) that are forwarded, one bit each."},
 }
-_VLAN: Schema = {"minimum": 0, "maximum": rules.VLAN_MAX}
+_OVS_VLAN: Schema = {"minimum": 0, "maximum": rules.OVS_VLAN_MAX}
 _TEXTS: Schema = {"propertyNames": {"minLength": 1}, "maxProperties": rules.OVS_MAP_MAX}
 _OVS: dict[str, Schema] = {
     "bridge": {"description": "Open vSwitch bridge that the outer end becomes a port of.", "pattern": _NAME},
-    "tag": {"description": "VLAN of an access port; of a native one that of its untagged frames.", **_VLAN},
+    "tag": {"description": "VLAN of an access port; of a native one that of its untagged frames.", **_OVS_VLAN},
     "trunks": {
         "description": "VLANs of a trunk port, and ranges of them.",
-        "items": {"anyOf": [{"type": "integer", **_VLAN}, {"type": "string", "pattern": "^[0-9]{1,4}(-[0-9]{1,4})?$"}]},
+        "items": {
+            "anyOf": [{"type": "integer", **_OVS_VLAN}, {"type": "string", "pattern": "^[0-9]{1,4}(-[0-9]{1,4})?$"}]
+        },
     },
     "vlan_mode": {"description": "Without it, a port with a tag is an access port, and one without a trunk port."},
     "external_ids": {"description": "Keys for other programs, of the port.", **_TEXTS},
     "interface_external_ids": {"description": "The same of its interface, such as OVN's iface-id.", **_TEXTS},
     "ingress_policing_rate": {"description": "Most that the container may send, in kbit/s; 0: no limit.", **_U32},
     "ingress_policing_burst": {"description": "Burst beyond that, in kbit; 0: Open vSwitch's own default.", **_U32},
+}
+_VLAN_ID: Schema = {"minimum": rules.VLAN_MIN, "maximum": rules.VLAN_MAX}
+_VLAN_IDS: Schema = {
+    "anyOf": [{"type": "integer", **_VLAN_ID}, {"type": "string", "pattern": "^[0-9]{1,4}(-[0-9]{1,4})?$"}]
+}
+_VLAN: dict[str, Schema] = {
+    "pvid": {
+        "description": "VLAN of frames that come in without a tag; it is untagged or tagged too. Without it they are"
+        " dropped.",
+        **_VLAN_ID,
+    },
+    "untagged": {"description": "VLANs whose frames go out without a tag: ids and ranges, 30-39.", "items": _VLAN_IDS},
+    "tagged": {"description": "VLANs whose frames go out with their tag: ids and ranges, 30-39.", "items": _VLAN_IDS},
 }
 _KEYS: dict[str, dict[str, Schema]] = {
     "File": {
@@ -129,6 +147,7 @@ _KEYS: dict[str, dict[str, Schema]] = {
         for name, words in _PORT.items()
     },
     "Ovs": _OVS,
+    "VlanTable": _VLAN,
     "Remap": {
         "bridge": {
             "description": "The captured name of a bridge to its name here.",
@@ -183,5 +202,7 @@ def of_state_file() -> Schema:
 def _without_null(schema: Schema) -> Schema:
     """Drop null, which TOML does not have, and defaults, which mean "leave it alone"."""
     schema = {key: value for key, value in schema.items() if key != "default"}
-    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
-    return kinds[0] if len(kinds) == 1 else schema
+    if "anyOf" not in schema:
+        return schema
+    kinds = [_without_null(kind) for kind in schema["anyOf"] if kind != {"type": "null"}]
+    return kinds[0] if len(kinds) == 1 else {**schema, "anyOf": kinds}

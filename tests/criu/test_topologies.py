@@ -25,6 +25,7 @@ class Topology:
     inside: str = ""
     links: tuple[Link, ...] = (WEB,)
     never_up: bool = False
+    kernel: tuple[str, ...] = ()
 
 
 EVERY_FLAG = """
@@ -32,6 +33,18 @@ bridge link set dev web0 guard on root_block on fastleave on learning off flood 
 bridge link set dev web0 hairpin on mcast_to_unicast on neigh_suppress on isolated on priority 8 cost 77
 ip link set dev web0 type bridge_slave proxy_arp on proxy_arp_wifi on group_fwd_mask 0x4000 mcast_router 2
 ip link set dev web0 type bridge_slave vlan_tunnel on locked on
+"""
+
+# Ten of them; and what the bridge forwards, and where, by VLAN.
+VLANS = """
+ip link set br0 type bridge vlan_filtering 1
+bridge vlan del dev web0 vid 1
+bridge vlan add dev web0 vid 10 pvid untagged
+bridge vlan add dev web0 vid 11 untagged
+bridge vlan add dev web0 vid 20-25
+bridge vlan add dev web0 vid 30
+bridge vlan add dev web0 vid 4094
+bridge fdb add 02:00:00:00:00:99 dev web0 master static vlan 10
 """
 
 TBF = "tc qdisc add dev web0 root tbf rate 5mbit burst 32k latency 50ms"
@@ -113,6 +126,15 @@ TOPOLOGIES = {
         " on; ethtool -K web0 tx off gso off",
         inside="ip link set eth0 txqueuelen 78; ethtool -K eth0 tx off; sysctl -qw net.ipv4.conf.eth0.arp_ignore=1",
     ),
+    "VLANs": Topology(host=VLANS, kernel=("vlan-filtering",)),
+    "no VLAN at all": Topology(
+        host="ip link set br0 type bridge vlan_filtering 1; bridge vlan del dev web0 vid 1", kernel=("vlan-filtering",)
+    ),
+    "two ports of a bridge that filters VLANs": Topology(
+        links=(WEB, Link(inner="eth1", outer="db0", bridge="br0", addresses=("10.0.0.3/24",))),
+        host="ip link set br0 type bridge vlan_filtering 1 vlan_default_pvid 9; bridge vlan add dev db0 vid 7",
+        kernel=("vlan-filtering",),
+    ),
     # CRIU cannot restore the routes of an inner end that had no carrier. A device that was never up has no qdisc yet.
     "down": Topology(
         host="ip link set web0 down", links=(Link(inner="eth0", outer="web0", bridge="br0"),), never_up=True
@@ -143,7 +165,9 @@ def without_moment(state: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-@pytest.mark.parametrize("name", TOPOLOGIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.kernel(*one.kernel)) for name, one in TOPOLOGIES.items()]
+)
 def test_nothing_is_different_afterwards(host: Host, criu: Criu, images: Path, name: str) -> None:
     topology = TOPOLOGIES[name]
     host.bridge("br0", "10.0.0.1/24", "fd00::1/64")
@@ -201,4 +225,58 @@ def test_what_cannot_be_carried_is_named(host: Host, criu: Criu, images: Path) -
         *(f"criu-veth: pre-dump: warning: {what}" for what in LOST),
         "criu-veth: pre-dump: notice: web0: mv0 is on top of it, and is not put back",
         "criu-veth: pre-dump: captured eth0: web0",
+    ]
+
+
+LOST_OF_VLANS = [
+    "web0: the tunnels of its VLANs 20 (2000) 30-31 (3000-3001) are not carried over",
+    "web0: its states in spanning tree instance 5 of br0 (VLANs 20 30-31) are not carried over",
+    "db0: the options of its VLANs 40-41 are not carried over",
+]
+
+# Debian 12's iproute2 has no word for these: mst_enabled of a bridge, and the instance of some of its VLANs.
+MST = """
+import socket, sys
+from criu_veth import wire
+nested, index = wire.NLA_F_NESTED, wire.u32(socket.if_nametoindex("br0"))
+def u16(value): return value.to_bytes(2, wire.ORDER)
+def put(kind, payload): return wire.put_attr(kind, payload)
+def instance(vlan, last): return put(2 | nested, put(1, u16(vlan)) + last + put(18, u16(5)))
+enable = put(18 | nested, put(1, b"bridge\\0") + put(2 | nested, put(46, wire.u32(4) + wire.u32(4))))
+message = {
+    "enable": wire.message(16, 0, bytes(4) + index + bytes(8) + enable),
+    "instances": wire.message(112, 0, bytes([7, 0, 0, 0]) + index + instance(20, b"") + instance(30, put(2, u16(31)))),
+}[sys.argv[1]]
+(reply,) = wire.Rtnl().request([message])
+assert not reply.errno, (reply.errno, reply.detail)
+"""
+
+
+@pytest.mark.kernel("vlan-filtering")
+def test_what_of_vlans_cannot_be_carried_is_named(host: Host, criu: Criu, images: Path) -> None:
+    host.bridge("br0", vlan_filtering=1, vlan_default_pvid=0)
+    host.run(sys.executable, "-c", MST, "enable")  # while there is no VLAN
+    host.bridge("br1", vlan_filtering=1)
+    links = [Link(inner="eth0", outer="web0", bridge="br0"), Link(inner="eth1", outer="db0", bridge="br1")]
+    container = host.container(links)
+    host.run("bridge", "link", "set", "dev", "web0", "vlan_tunnel", "on")
+    for words in ("vid 20", "vid 20 tunnel_info id 2000", "vid 30-31", "vid 30-31 tunnel_info id 3000-3001"):
+        host.run("bridge", "vlan", "add", "dev", "web0", *words.split())
+    host.run("bridge", "vlan", "add", "dev", "db0", "vid", "40-42")
+    host.run("bridge", "vlan", "set", "dev", "db0", "vid", "40-41", "state", "blocking")
+    for vlan in ("20", "30-31"):  # an instance is that of the bridge's own VLAN
+        host.run("bridge", "vlan", "add", "dev", "br0", "vid", vlan, "self")
+    host.run(sys.executable, "-c", MST, "instances")
+
+    outcome = criu.dump(container, images, hook=HOOK)
+
+    state = json.loads((images / "criu-veth.json").read_text())
+    assert state["warnings"] == LOST_OF_VLANS
+    assert [veth["outer"]["vlan"] for veth in state["veths"]] == [
+        {"tagged": [20, "30-31"]},
+        {"pvid": 1, "untagged": [1], "tagged": ["40-42"]},
+    ]
+    assert outcome.said("criu-veth:") == [
+        *(f"criu-veth: pre-dump: warning: {what}" for what in LOST_OF_VLANS),
+        "criu-veth: pre-dump: captured eth0: web0, eth1: db0",
     ]

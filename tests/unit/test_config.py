@@ -6,7 +6,7 @@ import pytest
 
 from criu_veth import config
 from criu_veth.errors import EXIT_INPUT, InputError
-from criu_veth.state import Address, Route
+from criu_veth.state import Address, Route, Vlan
 
 
 def parse(text: str) -> config.Config:
@@ -77,6 +77,7 @@ def test_everything_that_one_veth_may_have() -> None:
         routes = ["10.99.0.2/32", "default via 169.254.1.9 metric 7"]
         sysctl = { "ipv4.proxy_arp" = 1, "ipv6.neigh.mcast_solicit" = "4" }
         port = { hairpin = true, learning = false, cost = 7 }
+        vlan = { pvid = 10, untagged = [10], tagged = [20, "30-38", 39] }
         announce = false
         """
     )
@@ -102,6 +103,8 @@ def test_everything_that_one_veth_may_have() -> None:
         sysctl={"ipv4.proxy_arp": "1", "ipv6.neigh.mcast_solicit": "4"},
         port={"hairpin": 1, "learning": 0, "cost": 7},
         own_port=True,
+        vlan=Vlan(pvid=10, untagged=(10,), tagged=(20, "30-39")),
+        own_vlan=True,
         announce=False,
     )
 
@@ -350,3 +353,64 @@ def test_every_port_flag_of_the_file_is_one_that_can_be_sent() -> None:
     from criu_veth import netlink
 
     assert set(config.Port.__struct_fields__) == set(netlink.PORT_FLAGS)
+
+
+# --- VLANs
+
+
+def test_vlans_of_all_but_one() -> None:
+    first, second, third = parse(
+        """
+        [defaults]
+        vlan = { pvid = 10, untagged = [10] }
+        [[veth]]
+        inner = "eth0"
+        [[veth]]
+        inner = "eth1"
+        vlan = "default"
+        [[veth]]
+        inner = "eth2"
+        vlan = {}
+        """
+    ).veths
+    assert (first.vlan, first.default_vlan, first.own_vlan) == (Vlan(pvid=10, untagged=(10,)), False, False)
+    assert (second.vlan, second.default_vlan, second.own_vlan) == (None, True, False)
+    assert (third.vlan, third.default_vlan, third.own_vlan) == (Vlan(), False, True)
+
+
+@pytest.mark.parametrize(
+    ("vlan", "fault"),
+    [
+        ("{ pvid = 10 }", "the pvid 10 is neither untagged nor tagged: write untagged = [10]"),
+        ("{ pvid = 0, untagged = [10] }", "the pvid 0 is not between 1 and 4094"),
+        ("{ pvid = -1 }", "the pvid -1 is not between 1 and 4094"),
+        ("{ pvid = 4095 }", "the pvid 4095 is not between 1 and 4094"),
+        ('{ untagged = ["10-20"], tagged = [30, "15-16"] }', "15-16 is both untagged and tagged"),
+        ("{ tagged = [4095] }", "4095 is no VLAN: an ID from 1 to 4094, or a range such as '30-39'"),
+        ('{ tagged = ["30-"] }', "'30-' is no VLAN: an ID from 1 to 4094, or a range such as '30-39'"),
+        ('{ tagged = ["39-30"] }', "'39-30' ends before it begins"),
+    ],
+)
+@pytest.mark.parametrize("table", ["defaults", "veth[0]"])
+def test_vlans_that_no_port_can_have(vlan: str, fault: str, table: str) -> None:
+    text = f"[defaults]\nvlan = {vlan}" if table == "defaults" else veth(f"vlan = {vlan}")
+    assert faults(text) == [f"{table}.vlan: {fault}"]
+
+
+@pytest.mark.parametrize(
+    ("vlan", "fault"),
+    [
+        ("7", 'veth[0].vlan: expected "str | table", got "int"'),
+        ('"all"', "veth[0].vlan: invalid enum value 'all'"),
+        ("{ pvid = true }", 'veth[0].vlan.pvid: expected "int", got "bool"'),
+        ("{ tagged = 7 }", 'veth[0].vlan.tagged: expected an array, got "int"'),
+        ("{ pvlan = 7 }", 'veth[0].vlan: unknown key "pvlan"'),
+    ],
+)
+def test_vlans_of_the_wrong_type(vlan: str, fault: str) -> None:
+    assert faults(veth(f"vlan = {vlan}")) == [fault]
+
+
+def test_a_device_that_is_no_veth_has_no_port() -> None:
+    text = '[[veth]]\ninner = "eth0"\nkind = "macvlan"\nparent = "up0"\nport = {guard = false}\nvlan = {tagged = [1]}\n'
+    assert faults(text) == ["veth[0].port: a macvlan has no outer end", "veth[0].vlan: a macvlan has no outer end"]

@@ -77,6 +77,10 @@ NO_VLAN = 'is no VLAN from 0 to 4095, and no range of them such as "30-39"'
             'ovs = { bridge = "obr0" }\nport = { hairpin = true }',
             "ovs: goes without port: those are flags of a port of a Linux bridge",
         ),
+        (
+            'ovs = { bridge = "obr0" }\nvlan = { pvid = 10, untagged = [10] }',
+            "ovs: goes without vlan: it has tag and trunks of its own",
+        ),
         ('ovs = { bridge = "a/b" }', "ovs.bridge: 'a/b' has '/' in it, which no interface name may"),
         ('ovs = { bridge = "--" }', "ovs.bridge: '--' cannot be a name in Open vSwitch"),
         ("ovs = { tag = 4096 }", "ovs.tag: 4096 is not between 0 and 4095"),

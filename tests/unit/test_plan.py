@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from criu_veth import actions, plan
-from criu_veth.state import Address, Outer, Route, Veth
+from criu_veth.state import Address, Outer, Route, Veth, Vlan
 
 
 def veth(inner: str = "eth0", ifname: str = "web0", **outer: Any) -> Veth:
@@ -109,3 +109,27 @@ def test_veths_keep_their_order() -> None:
 )
 def test_routes_are_written_as_ip_writes_them(route: Route, text: str) -> None:
     assert plan.route_text(route) == text
+
+
+@pytest.mark.parametrize(
+    ("vlan", "lines"),
+    [
+        (
+            Vlan(pvid=10, untagged=(10,), tagged=(20, "30-39")),
+            ["web0 vlan pvid 10, untagged 10, tagged 20 30-39", "web0 in no other vlan"],
+        ),
+        (Vlan(tagged=(20,)), ["web0 vlan tagged 20", "web0 in no other vlan"]),
+        (Vlan(), ["web0 in no other vlan"]),
+        (None, []),
+    ],
+)
+def test_vlans_as_soon_as_it_is_a_port(vlan: Vlan | None, lines: list[str]) -> None:
+    """Undone in reverse, they go last but for the port itself: its flags are undone while it still is one."""
+    assert described(veth(master="br0", vlan=vlan, port={"hairpin": 1})) == [
+        "eth0: outer end named web0",
+        "eth0: web0 attached to br0",
+        *(f"eth0: {line}" for line in lines),
+        "eth0: web0 port hairpin 1",
+        "eth0: web0 up",
+        "eth0: eth0 announced",
+    ]

@@ -6,7 +6,7 @@ import pytest
 
 from criu_veth import config, resolve
 from criu_veth.errors import EXIT_INPUT, InputError
-from criu_veth.state import Address, CapturedVeth, Host, Inner, Outer, Route, State, Veth
+from criu_veth.state import Address, CapturedVeth, Host, Inner, Outer, Route, State, Veth, Vlan
 
 PLACEHOLDERS = {"hostname": "node7", "image": "ckpt3"}
 
@@ -159,3 +159,36 @@ def test_another_host_has_another_bridge() -> None:
     known = state(captured("eth0", master="br0"), captured("eth1", master="br7"))
     first, second = desired('[remap]\nbridge = { br0 = "br1" }', known)
     assert (first.outer.master, second.outer.master) == ("br1", "br7")
+
+
+# --- VLANs
+
+VLAN = Vlan(pvid=10, untagged=(10,), tagged=("30-39",))
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("", VLAN),
+        ("vlan = { pvid = 7, untagged = [7] }", Vlan(pvid=7, untagged=(7,))),
+        ("vlan = {}", Vlan()),
+        ('vlan = "default"', None),
+        ('bridge = "br1"', VLAN),
+        ('bridge = ""', None),
+    ],
+)
+def test_captured_vlans_and_those_of_the_file(written: str, expected: Vlan | None) -> None:
+    known = state(captured("eth0", master="br0", master_kind="bridge", vlan=VLAN))
+    (veth,) = desired(f'[[veth]]\ninner = "eth0"\n{written}', known)
+    assert veth.outer.vlan == expected
+
+
+def test_vlans_without_a_bridge() -> None:
+    assert faults('[[veth]]\ninner = "eth0"\nouter = "web0"\nvlan = { tagged = [7] }') == [
+        'web.toml: veth[0].vlan: "eth0" has no bridge, so its outer end is no port: write bridge = "..."'
+    ]
+
+
+def test_vlans_of_all_are_left_to_those_that_are_ports() -> None:
+    (veth,) = desired('[defaults]\nvlan = { tagged = [7] }\n[[veth]]\ninner = "eth0"\nouter = "web0"')
+    assert veth.outer.vlan is None

@@ -207,3 +207,32 @@ def test_family() -> None:
 def test_traffic_control_handles(number: int, text: str) -> None:
     assert rules.tc_text(number) == text
     assert rules.tc_number(text) == number
+
+
+@pytest.mark.parametrize(
+    ("entries", "ids", "written"),
+    [
+        ((), set(), ()),
+        ((10,), {10}, (10,)),
+        (("10", "4094", 1), {1, 10, 4094}, (1, 10, 4094)),
+        (("30-32", 33, 29, 31), {29, 30, 31, 32, 33}, ("29-33",)),
+        (("1-4094",), set(range(1, 4095)), ("1-4094",)),
+        ((7, "8-8", 10), {7, 8, 10}, ("7-8", 10)),
+    ],
+)
+def test_vlans(entries: tuple[int | str, ...], ids: set[int], written: tuple[int | str, ...]) -> None:
+    assert rules.parse_vlans(entries) == ids
+    assert rules.vlan_entries(ids) == written
+    assert rules.parse_vlans(written) == ids
+
+
+@pytest.mark.parametrize("entry", [0, 4095, -1, "", "x", "0-3", "4000-4095", "3-", "-3", "1-2-3", "１", " 3", True])
+def test_no_vlan(entry: int | str) -> None:
+    with pytest.raises(ValueError, match="is no VLAN") as raised:
+        rules.parse_vlans([entry])
+    assert str(raised.value) == f"{entry!r} is no VLAN: an ID from 1 to 4094, or a range such as '30-39'"
+
+
+def test_range_that_runs_backwards() -> None:
+    with pytest.raises(ValueError, match=r"^'39-30' ends before it begins$"):
+        rules.parse_vlans(["39-30"])

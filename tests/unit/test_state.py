@@ -185,6 +185,10 @@ def test_two_veths_of_one_name() -> None:
         ),
         ({"addresses": [{"address": "10.0.0/24"}]}, "addresses[0]: '10.0.0' is not an IP address"),
         ({"routes": [{"dst": "default", "family": "x"}]}, "routes[0]: 'x' is not inet or inet6"),
+        ({"vlan": {"untagged": [0]}}, "vlan: 0 is no VLAN: an ID from 1 to 4094, or a range such as '30-39'"),
+        ({"vlan": {"tagged": ["9-8"]}}, "vlan: '9-8' ends before it begins"),
+        ({"vlan": {"pvid": 7, "tagged": [8]}}, "vlan: the pvid 7 is neither untagged nor tagged: write untagged = [7]"),
+        ({"vlan": {"untagged": [7], "tagged": ["7-8"]}}, "vlan: 7 is both untagged and tagged"),
         ({"alias": "a" * 256}, "alias: the alias is 256 bytes long; the kernel takes at most 255"),
     ],
 )

@@ -25,6 +25,7 @@ from criu_veth.state import (
     Rule,
     State,
     TcClass,
+    Vlan,
 )
 from criu_veth.verify import Difference, compare, sysctls_of
 from criu_veth.way import EMPTY, Way
@@ -65,6 +66,7 @@ OUTER = Outer(
     master="br0",
     master_kind="bridge",
     port={"hairpin": 1, "cost": 2, "learning": 1},
+    vlan=Vlan(pvid=10, untagged=(10,), tagged=(20, "30-39")),
     backup_port="web1",
     fdb=(FdbEntry(mac="02:00:00:00:00:10"), FdbEntry(mac="02:00:00:00:00:10", vlan=7)),
     ovs=Ovs(bridge="obr0", tag=10, trunks=(20, 30), external_ids={"a.b": "c"}, ingress_policing_rate=1000),
@@ -208,6 +210,16 @@ def as_tuple(name: str) -> tuple[object, ...]:
         (
             with_outer(fdb=OUTER.fdb[:1]),
             ["veths[eth0].outer.fdb[02:00:00:00:00:10 vlan 7]: wanted, but not there"],
+        ),
+        (
+            with_outer(vlan=Vlan(pvid=20, untagged=(20,), tagged=(10, "30-39"))),
+            [
+                "veths[eth0].outer.vlan.pvid: wanted 10, found 20",
+                "veths[eth0].outer.vlan.untagged[10]: wanted, but not there",
+                "veths[eth0].outer.vlan.tagged[20]: wanted, but not there",
+                "veths[eth0].outer.vlan.untagged[20]: there, but not wanted",
+                "veths[eth0].outer.vlan.tagged[10]: there, but not wanted",
+            ],
         ),
         (
             with_outer(rules=(OUTER.rules[0], replace(OUTER.rules[1], oif="web1"))),
@@ -403,3 +415,17 @@ def test_what_is_no_veth_is_not_compared() -> None:
     file = '[[veth]]\ninner = "eth7"\nkind = "macvlan"\nparent = "wan0"\nmode = "ready"\n'
 
     assert compare(desired(file), state()) == []
+
+
+def test_vlans_that_nobody_asked_for_are_the_bridges_business() -> None:
+    assert compare(with_outer(vlan=None), THEN) == []
+    assert lines(compare(with_outer(vlan=Vlan()), with_outer(vlan=Vlan(pvid=1, untagged=(1,))))) == [
+        "veths[eth0].outer.vlan.pvid: wanted nothing, found 1",
+        "veths[eth0].outer.vlan.untagged[1]: there, but not wanted",
+    ]
+
+
+def test_vlans_of_another_bridge_are_one_difference() -> None:
+    assert lines(compare(THEN, with_outer(master="br1", vlan=None, port={}, fdb=(), backup_port=None))) == [
+        "veths[eth0].outer.master: wanted br0, found br1"
+    ]
