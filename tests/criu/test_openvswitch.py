@@ -95,6 +95,7 @@ def test_all_of_it_comes_back_and_the_connection_goes_on(
     with Client(peer.pid, "10.0.0.2", 7000) as client:
         assert client.ask("hello") == "1 hello"
         before = json.loads(cli(host, "capture", "--pid", str(web.pid)).stdout)["veths"]
+        assert before[0]["inner"]["features_off"] == ["tx-checksum-ip-generic", "tx-checksum-sctp"]
         dump = dumped(criu, web, images)
         assert dump.said("criu-veth:") == ["criu-veth: pre-dump: captured eth0: web0"]
         assert before[0]["outer"]["ovs"] == {

@@ -563,6 +563,21 @@ def test_a_switch_that_cannot_be_asked(
     assert "ovs" not in outer
 
 
+@pytest.mark.kernel("openvswitch")
+def test_a_port_of_the_kernels_datapath_that_cannot_be_asked_for(host: Host, hook: Path, images: Path) -> None:
+    """The kernel says that it is one, and no more."""
+    switch = OpenVSwitch(host, "system")
+    switch.bridge("obr0")
+    container = host.container([Link(inner="eth0", outer="web0")], SLEEP)
+    switch.port("obr0", "web0")
+    switch.database.kill()
+    switch.database.wait()
+    outer, said = captured(host, hook, images, container)
+    why = "ovs-vsctl: unix:/var/run/openvswitch/db.sock: database connection failed (Connection refused)"
+    assert said == [f"warning: web0: its place in Open vSwitch is not carried over: {why}", "captured eth0: web0"]
+    assert not {"ovs", "master", "master_kind"} & set(outer)
+
+
 def test_remap_is_hinted_at_for_a_captured_bridge(
     host: Host, switch: OpenVSwitch, hook: Path, images: Path, plugged: Container, restoring: Restoring
 ) -> None:
