@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable
 from typing import Any
 
-from criu_veth import actions, netlink, plan, rules, way, wire
+from criu_veth import actions, netlink, ovs, plan, rules, way, wire
 from criu_veth.execute import (
     ANNOUNCE,
     FIRST_SLOT,
@@ -21,6 +21,8 @@ from criu_veth.execute import (
     PRESENT,
     QUERY,
     REFUSE,
+    RUN,
+    RUN_UNLESS,
     SETTLE,
     SLOT_INIT_PID,
     SLOT_OWN_PID,
@@ -64,11 +66,14 @@ def assemble(made: Plan, unexplained: str | None = None) -> dict[str, tuple[int,
         touched = {operation.inner for operation in operations}
         veths = tuple(veth for veth in made.veths if veth.inner in touched)
         slots = _Slots()
-        if action == actions.POST_RESTORE:
+        if action == actions.PRE_RESTORE:
+            listed = _forget(operations)
+        elif action == actions.POST_RESTORE:
             listed = _finish(veths, operations, made, slots)
         else:
             listed = _make(veths, operations, slots)
-        out[action] = (slots.count, tuple(listed))
+        if listed:
+            out[action] = (slots.count, tuple(listed))
     if not made.veths:  # what is not mapped is named all the same
         slots = _Slots()
         index, _, _ = _find_ends((), slots)
@@ -85,9 +90,12 @@ def _finish(veths: tuple[Veth, ...], operations: tuple[plan.Operation, ...], mad
         if veth.inner in outer:
             listed += _unless_adopted(veth, [outer[veth.inner]])
     by_inner = _by_inner(operations)
+    before, after = _around_open_vswitch(veths, by_inner)
     for veth in veths:
-        mine = [_assemble(o, slots) for o in by_inner[veth.inner] if not isinstance(o, _TOGETHER)]
-        listed += _unless_adopted(veth, mine)
+        listed += _unless_adopted(veth, [_assemble(o, slots) for o in before[veth.inner]])
+    listed += _attach_to_open_vswitch(veths, by_inner)
+    for veth in veths:
+        listed += _unless_adopted(veth, [_assemble(o, slots) for o in after[veth.inner]])
     for veth in veths:  # a backup port has to be one: it may be another veth of this container
         for operation in by_inner[veth.inner]:
             if isinstance(operation, plan.SetBackupPort):
@@ -95,6 +103,47 @@ def _finish(veths: tuple[Veth, ...], operations: tuple[plan.Operation, ...], mad
                 listed += _unless_adopted(veth, [find, _assemble(operation, slots)])
     announced = [veth for veth in veths if any(isinstance(o, plan.Announce) for o in by_inner[veth.inner])]
     return listed + _announce(announced, made, slots)
+
+
+def _around_open_vswitch(
+    veths: tuple[Veth, ...], by_inner: dict[str, list[plan.Operation]]
+) -> tuple[dict[str, list[plan.Operation]], dict[str, list[plan.Operation]]]:
+    """Return, by inner end, what is done before the transaction that makes all ports of Open vSwitch, and after it.
+
+    Before it is only what precedes that in a veth's plan, its name above all; then the switch finds the device.
+    """
+    before: dict[str, list[plan.Operation]] = {}
+    after: dict[str, list[plan.Operation]] = {}
+    for veth in veths:
+        mine = [o for o in by_inner[veth.inner] if not isinstance(o, _TOGETHER)]
+        at = next((number for number, o in enumerate(mine) if isinstance(o, plan.AttachOvs)), None)
+        before[veth.inner] = [] if at is None else mine[:at]
+        after[veth.inner] = mine if at is None else mine[at + 1 :]
+    return before, after
+
+
+def _attach_to_open_vswitch(veths: tuple[Veth, ...], by_inner: dict[str, list[plan.Operation]]) -> list[Tuple]:
+    """Make all ports of Open vSwitch in one transaction: each would take its daemon as long as all do."""
+    parts = [
+        (
+            b"" if veth.explicit or veth.mode == way.EXTERNAL else _name_bytes(veth),
+            ovs.attach_words(o.outer, o.ovs, veth.inner),
+            ovs.detach_words(o.outer),
+            _text(o),
+        )
+        for veth in veths
+        for o in by_inner[veth.inner]
+        if isinstance(o, plan.AttachOvs)
+    ]
+    return [(RUN, ovs.command(), tuple(parts), ovs.undo_command())] if parts else []
+
+
+def _forget(operations: tuple[plan.Operation, ...]) -> list[Tuple]:
+    """Remove the records of ports whose device is not there; where no port is wanted, only if there is one."""
+    required = {o.outer for o in operations if isinstance(o, plan.ForgetOvs) and o.required}
+    wanted = required | ovs.left({o.outer for o in operations} - required)
+    parts = [(netlink.get_link(o.outer), ovs.detach_words(o.outer), _text(o)) for o in operations if o.outer in wanted]
+    return [(RUN_UNLESS, HOST, ovs.command(), tuple(parts))] if parts else []
 
 
 #: What is done once all ends are ports and up.
@@ -572,6 +621,8 @@ def checks(veths: tuple[Veth, ...], bridges: dict[str, netlink.BridgeFacts]) -> 
     free += [(netlink.get_route(route), None, _as_route(route)) for route in routes]
     parents = dict.fromkeys(veth.parent for veth in veths if veth.parent)
     there: list[Tuple] = [(netlink.get_link(name), 0, ()) for name in parents]
+    # Its local port is a device of the bridge's name, with the userspace datapath too.
+    there += [(netlink.get_link(name), 0, ()) for name in {v.outer.ovs.bridge for v in veths if v.outer.ovs}]
     masters = {o.master: o.master_kind or "bridge" for o in (veth.outer for veth in veths) if o.master}
     there += [
         (netlink.get_link(name), 0, (((netlink.LINK_ATTRS, netlink.INFO_KIND), kind.encode() + b"\0", ""),))

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from criu_veth import __version__, container, netlink, rules, wire
+from criu_veth import __version__, container, netlink, ovs, rules, wire
 from criu_veth.errors import OperationError
 from criu_veth.netlink import Kernel, Link, Message
 from criu_veth.state import (
@@ -25,6 +25,7 @@ from criu_veth.state import (
     Inner,
     Neighbour,
     Outer,
+    Ovs,
     Qdisc,
     Route,
     Rule,
@@ -61,6 +62,7 @@ _LOST_ROUTES = {
     netlink.RTA_NH_ID: "by a nexthop object",
     netlink.RTA_ENCAP_TYPE: "with encapsulation",
 }
+_INGRESS_QDISCS = {"ingress", "clsact"}
 _MASTERS = {"bridge", "vrf", "bond", "team"}
 _CLASSFUL = {"htb"}  # the classes of the others are made by the kernel
 _REPLAYED_FILTERS = {"u32"}
@@ -127,6 +129,7 @@ def _capture_all(pid: int, namespaces: wire.Namespaces, notes: _Notes) -> tuple[
             notes.notes.append(f"{link.ifname}: its peer is not in the host's network namespace, not touched")
         else:
             pairs.append((link, outside.peer_of(link)))
+    outside.ask_open_vswitch([outer for _, outer in pairs])
     with namespaces.inside():
         sysctls = _Sysctls()
         inner_sysctls = [sysctls.of(link.ifname) for link, _ in pairs]
@@ -189,6 +192,56 @@ class _OuterEnds:
         self._instances: dict[int, dict[int, set[int]]] = {}
         self._rules: list[Message] | None = None
         self._sysctls = _Sysctls()
+        self._ovs: ovs.Found | None = None
+        self._ovs_fault = ""
+
+    def ask_open_vswitch(self, links: list[Link]) -> None:
+        """Ask Open vSwitch, where there is one, which of these are its ports: all of them at once.
+
+        A port of its userspace datapath has no master; one of the kernel's has the device of the whole datapath.
+        """
+        asked = [link for link in links if self._may_be_ovs_port(link)]
+        if not asked or not (os.path.exists(ovs.socket_path()) or any(map(self._is_ovs_port, asked))):
+            return
+        try:
+            self._ovs = ovs.look(link.ifname for link in asked)
+        except OperationError as error:
+            self._ovs_fault = "; ".join(error.faults)
+
+    def _may_be_ovs_port(self, link: Link) -> bool:
+        return not link.get("IFLA_MASTER") or self._is_ovs_port(link)
+
+    def _is_ovs_port(self, link: Link) -> bool:
+        index = link.get("IFLA_MASTER")
+        return bool(index) and self._link_at(index).kind == "openvswitch"
+
+    def _ovs_port(self, link: Link) -> Ovs | None:
+        """Return what Open vSwitch has of this port, if it is one."""
+        if not self._may_be_ovs_port(link):
+            return None
+        found = self._ovs.ports.get(link.ifname) if self._ovs else None
+        if found is not None and found.is_attached:
+            port, warnings = ovs.captured(link.ifname, found)
+            self._notes.warnings += warnings
+            return port
+        if self._is_ovs_port(link) or self._ovs_fault:
+            why = self._ovs_fault or self._why_unknown(link)
+            if self._is_ovs_port(link):
+                what = "its place in Open vSwitch is not carried over"
+            else:
+                what = "if it is a port of Open vSwitch, that is not carried over"
+            self._notes.warnings.append(f"{link.ifname}: {what}: {why}")
+        return None
+
+    def _why_unknown(self, link: Link) -> str:
+        bonded = self._ovs is not None and link.ifname in self._ovs.bonded
+        return "it is an interface of a bond" if bonded else "its database does not have it as one"
+
+    def _is_of_ovs(self, link: Link, switch: Ovs, qdisc: Message) -> bool:
+        """Say whether Open vSwitch made this: those on ingress are for policing, the others for its QoS."""
+        if qdisc.get("TCA_KIND") in _INGRESS_QDISCS:
+            return bool(switch.ingress_policing_rate or switch.ingress_policing_kpkts_rate)
+        return self._ovs is not None and bool(self._ovs.ports[link.ifname].port.get("qos"))
 
     def peer_of(self, inner: Link) -> Link:
         """Return the outer end of a pair by its inner end."""
@@ -211,21 +264,26 @@ class _OuterEnds:
         master_index = link.get("IFLA_MASTER")
         master = self._master(link, self._link_at(master_index)) if master_index else None
         port, backup = self._port(link)
+        switch = self._ovs_port(link)
         self._warn_of_programs(link)
         self._note_stacked(link)
-        qdiscs, classes, filters = self._traffic_control(link)
+        qdiscs, classes, filters = self._traffic_control(link, switch)
         mac = link.get("IFLA_ADDRESS")
         addresses = [
             _address(entry, link.ifname) for entry in self._kernel.addresses(index) if not _is_automatic(entry, mac)
         ]
+        common = _end(link)
+        if switch is not None and not master_index:  # the userspace datapath sets it, and does so again
+            common["promisc"] = None
         return Outer(
-            **_end(link),  # type: ignore[arg-type]
+            **common,  # type: ignore[arg-type]
             master=master.ifname if master else None,
             master_kind=master.kind if master else None,
             port=port,
             vlan=self._vlans(link, master) if master and master.kind == "bridge" else None,
             backup_port=backup,
             fdb=self._fdb_of(master, link) if master and master.kind == "bridge" else (),
+            ovs=switch,
             addresses=tuple(addresses),
             routes=tuple(self._routes(link)),
             rules=self._rules_of(link.ifname),
@@ -239,6 +297,8 @@ class _OuterEnds:
 
     def _master(self, link: Link, master: Link) -> Link | None:
         """Return the device that this is a port of, if a netlink message can make it one again."""
+        if master.kind == "openvswitch":
+            return None
         if master.kind not in _MASTERS:
             what = f"a port of {master.ifname} ({master.kind or 'a device of another kind'})"
             self._notes.warnings.append(f"{link.ifname}: it is {what}; that is not carried over")
@@ -348,10 +408,14 @@ class _OuterEnds:
             f"{link.ifname}: {name} is on top of it, and is not put back" for name in upper if name != master
         ]
 
-    def _traffic_control(self, link: Link) -> tuple[tuple[Qdisc, ...], tuple[TcClass, ...], tuple[Filter, ...]]:
+    def _traffic_control(
+        self, link: Link, switch: Ovs | None
+    ) -> tuple[tuple[Qdisc, ...], tuple[TcClass, ...], tuple[Filter, ...]]:
         if link.get("IFLA_QDISC") in _UNCHANGED_QDISCS and not self._kernel.has_ingress(link.index):
             return (), (), ()
         found = [entry for entry in self._kernel.qdiscs(link.index) if not _is_default(entry)]
+        if switch is not None:
+            found = [entry for entry in found if not self._is_of_ovs(link, switch, entry)]
         qdiscs = [_qdisc(entry) for entry in found if not self._lost(link, _qdisc_fault(entry))]
         classful = {qdisc.handle for qdisc in qdiscs if qdisc.kind in _CLASSFUL}
         classes = [

@@ -42,7 +42,7 @@ def has_no_mac(kind: str, kind_mode: str) -> bool:
 
 
 OUTER_KEYS = (
-    "outer", "bridge", "mac", "txqueuelen", "alias", "altnames", "addresses", "routes", "sysctl", "port", "vlan",
+    "outer", "bridge", "ovs", "mac", "txqueuelen", "alias", "altnames", "addresses", "routes", "sysctl", "port", "vlan",
 )  # fmt: skip
 
 #: Bridge port flags (``bridge link set``'s names): the range of each.
@@ -86,6 +86,22 @@ class Port(Table, frozen=True, kw_only=True):
     group_fwd_mask: int | None = None
 
 
+class Ovs(Table, frozen=True, kw_only=True):
+    """``ovs``: the outer end as a port of an Open vSwitch bridge; the keys are columns of its database.
+
+    VLANs may be ranges in ``trunks`` (``"30-39"``). Rate and burst are kbit/s and kbit of what the container sends.
+    """
+
+    bridge: str | None = None
+    tag: int | None = None
+    trunks: list[int | str] | None = None
+    vlan_mode: Literal["access", "trunk", "native-tagged", "native-untagged", "dot1q-tunnel"] | None = None
+    external_ids: dict[str, str] = {}
+    interface_external_ids: dict[str, str] = {}
+    ingress_policing_rate: int | None = None
+    ingress_policing_burst: int | None = None
+
+
 class VlanTable(Table, frozen=True, kw_only=True):
     """``vlan``: the VLANs of a bridge port, in the kernel's terms; each an ID or a range of them, ``"30-39"``."""
 
@@ -104,6 +120,7 @@ class Defaults(Table, frozen=True, kw_only=True):
     alias: str | None = None
     sysctl: dict[str, int | str] = {}
     port: Port = Port()
+    ovs: Ovs | None = None
     vlan: VlanTable | Literal["default"] | None = None
     announce: bool | None = None
     ipv6_dad: Literal["skip", "keep"] | None = None
@@ -188,7 +205,10 @@ class File(Table, frozen=True, kw_only=True):
 
 
 class VethConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One veth's entry after the checks: ``outer`` and ``alias`` may hold placeholders; None leaves a thing alone."""
+    """One veth's entry after the checks: ``outer`` and ``alias`` may hold placeholders; None leaves a thing alone.
+
+    ``own_port`` and ``own_ovs`` say whether ``port`` and ``ovs`` are its own, not those of ``[defaults]``.
+    """
 
     where: str
     inner: str
@@ -204,6 +224,8 @@ class VethConfig(msgspec.Struct, frozen=True, kw_only=True):
     sysctl: dict[str, str] = {}
     port: dict[str, int] = {}
     own_port: bool = False
+    ovs: dict[str, Any] | None = None
+    own_ovs: bool = False
     vlan: Vlan | None = None
     default_vlan: bool = False
     own_vlan: bool = False
@@ -421,6 +443,28 @@ class _Checker:
             value = getattr(table.port, name)
             if value is not None and not low <= value <= high:
                 self._fault(f"{where}.port.{name}", f"{value} is not between {low} and {high}")
+        if table.ovs is not None:
+            self._check_ovs(where, table, table.ovs)
+
+    def _check_ovs(self, where: str, table: Defaults, ovs: Ovs) -> None:
+        if table.bridge:
+            self._fault(f"{where}.ovs", "goes without bridge: a device is a port of one of them")
+        if _port(table.port):
+            self._fault(f"{where}.ovs", "goes without port: those are flags of a port of a Linux bridge")
+        if table.vlan is not None:
+            self._fault(f"{where}.ovs", "goes without vlan: it has tag and trunks of its own")
+        if ovs.bridge is not None:
+            self._fault(f"{where}.ovs.bridge", rules.ovs_name_fault(ovs.bridge))
+        if ovs.tag is not None:
+            self._fault(f"{where}.ovs.tag", rules.ovs_vlan_fault(ovs.tag))
+        try:
+            _ovs_vlans(ovs.trunks or [])
+        except ValueError as error:
+            self._fault(f"{where}.ovs.trunks", str(error))
+        for key in ("external_ids", "interface_external_ids"):
+            self._fault(f"{where}.ovs.{key}", rules.ovs_map_fault(getattr(ovs, key)))
+        for key in ("ingress_policing_rate", "ingress_policing_burst"):
+            self._fault(f"{where}.ovs.{key}", rules.u32_fault(getattr(ovs, key) or 0))
 
     def _check_sysctl(self, where: str, table: dict[str, int | str]) -> None:
         for key in table:
@@ -442,7 +486,7 @@ class _Checker:
             where=where,
             inner=table.inner,
             outer=_first(table.outer, defaults.outer),
-            bridge=_first(table.bridge, defaults.bridge),
+            bridge=table.bridge if table.ovs is not None else _first(table.bridge, defaults.bridge),
             mac=table.mac.lower() if table.mac is not None else None,
             mtu=_first(table.mtu, defaults.mtu),
             txqueuelen=_first(table.txqueuelen, defaults.txqueuelen),
@@ -453,6 +497,8 @@ class _Checker:
             sysctl={key: str(value) for key, value in {**defaults.sysctl, **table.sysctl}.items()},
             port={**_port(defaults.port), **_port(table.port)},
             own_port=bool(_port(table.port)),
+            ovs=self._ovs(where, table, defaults),
+            own_ovs=table.ovs is not None,
             own_vlan=isinstance(table.vlan, VlanTable),
             **_vlan(defaults.vlan if table.vlan is None else table.vlan),
             announce=_first(table.announce, defaults.announce),
@@ -463,6 +509,19 @@ class _Checker:
             kind_mode=table.kind_mode or KIND_MODES[table.kind][0],
             netns=self._netns(f"{where}.netns", table.inner, table.netns) if table.netns else None,
         )
+
+    def _ovs(self, where: str, table: VethTable, defaults: Defaults) -> dict[str, Any] | None:
+        """Return the columns that are asked for; a bridge of the entry's own overrides an ``ovs`` of the defaults."""
+        if table.bridge is not None or (table.ovs is None and defaults.ovs is None):
+            return None
+        found = {**_ovs(defaults.ovs or Ovs()), **_ovs(table.ovs or Ovs())}
+        for key in ("external_ids", "interface_external_ids"):
+            pairs = {**getattr(defaults.ovs or Ovs(), key), **getattr(table.ovs or Ovs(), key)}
+            found.update({key: pairs} if pairs else {})
+        if found.get("tag") is not None and found.get("trunks") and "vlan_mode" not in found:
+            ignored = "with a tag and without a vlan_mode the port is an access port, whose trunks are ignored"
+            self._notices.append(f"{where}.ovs: {ignored}")
+        return found
 
     def _netns(self, where: str, ifname: str, table: Netns) -> Inner:
         if table.mac is not None:
@@ -585,6 +644,31 @@ def _vlan(asked: VlanTable | str | None) -> dict[str, Any]:
 def _port(port: Port) -> dict[str, int]:
     values = ((name, getattr(port, name)) for name in port.__struct_fields__)
     return {name: int(value) for name, value in values if value is not None}
+
+
+def _ovs(table: Ovs) -> dict[str, Any]:
+    """Return what a table says, as the fields of `state.Ovs`."""
+    found = {name: getattr(table, name) for name in table.__struct_fields__}
+    found["trunks"] = None if table.trunks is None else _ovs_vlans(table.trunks, strict=False)
+    return {name: value for name, value in found.items() if value is not None and value != {}}
+
+
+def _ovs_vlans(listed: list[int | str], *, strict: bool = True) -> tuple[int, ...]:
+    """Return the VLANs of numbers and of ranges such as ``"30-39"``, in order.
+
+    Raises ValueError, if ``strict``; else what is wrong is left out.
+    """
+    found: set[int] = set()
+    for entry in listed:
+        first, dash, last = str(entry).partition("-") if isinstance(entry, str) else (str(entry), "", "")
+        ends = [int(text) for text in (first, last or first) if text.isascii() and text.isdecimal() and len(text) < 5]
+        if len(ends) == 2 and bool(dash) == bool(last) and ends[0] <= ends[1] <= rules.OVS_VLAN_MAX:
+            found.update(range(ends[0], ends[1] + 1))
+        elif strict:
+            raise ValueError(
+                f'{entry!r} is no VLAN from 0 to {rules.OVS_VLAN_MAX}, and no range of them such as "30-39"'
+            )
+    return tuple(sorted(found))
 
 
 def split_mapping(text: str) -> tuple[str, str, str | None, bool] | None:

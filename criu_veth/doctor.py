@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from criu_veth import config, install, paths, prepare, wire
+from criu_veth import config, install, ovs, paths, prepare, wire
 from criu_veth.errors import CriuVethError, errno_text
 
 OK, WARNING, ERROR = "ok", "warning", "error"
@@ -65,7 +65,7 @@ class Finding(NamedTuple):
 
 def examine(runtimes: tuple[str, ...] = ()) -> list[Finding]:
     """Look at everything; ``runtimes`` must be there, others are looked at if they are."""
-    parts: tuple[Callable[[], Iterator[Finding]], ...] = (_hook, _criu, _programs, _kernel, _mapping)
+    parts: tuple[Callable[[], Iterator[Finding]], ...] = (_hook, _criu, _programs, _kernel, _open_vswitch, _mapping)
     found = [finding for part in parts for finding in part()]
     return found + [finding for name in ("criu", "runc", "crun", "lxc") for finding in _runtime(name, runtimes)]
 
@@ -141,6 +141,23 @@ def _kernel() -> Iterator[Finding]:
             yield Finding(level, "kernel", f"{name}: {_last_line(done.stderr)}: {without}")
     if there:
         yield Finding(OK, "kernel", f"Linux {os.uname().release} has {', '.join(there)}")
+
+
+def _open_vswitch() -> Iterator[Finding]:
+    """Say whether Open vSwitch, where it is installed or runs, can be given ports."""
+    there = shutil.which(ovs.PROGRAM, path=_search_path()) is not None
+    runs = os.path.exists(ovs.socket_path())
+    if not there and not runs:
+        return
+    try:
+        version = ovs.version()
+        if not runs:
+            yield Finding(OK, "openvswitch", f"{version}, which does not run ({ovs.socket_path()} is not there)")
+            return
+        bridges = ", ".join(sorted(ovs.look().bridges)) or "none"
+        yield Finding(OK, "openvswitch", f"{version}, its database answers; bridges: {bridges}")
+    except CriuVethError as error:
+        yield Finding(ERROR, "openvswitch", f"no port of it can be put back: {'; '.join(error.faults)}")
 
 
 def _mapping() -> Iterator[Finding]:

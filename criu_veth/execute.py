@@ -26,6 +26,11 @@ how to send, what an acknowledgement is, and where to put what an earlier reply 
     Add addresses again that are not usable yet, in one batch: see `Executor._settle`.
 ``(ANNOUNCE, devices, requests, link, repeat, interval, text)``
     Announce the addresses of ``devices``, (slot of the inner ifindex, slot of the outer one or None): see `announce`.
+``(RUN, argv, parts, undo)``
+    Run a program with the words of ``parts``, once for all: (name, words, words that undo it, text), without those
+    whose ``name`` was there already. ``undo`` is the program and its first words to undo it with.
+``(RUN_UNLESS, ns, argv, parts)``
+    Run a program with the words of those ``parts``, (message, words, text), whose message finds no device.
 ``(VERIFY, wanted, captured)``
     Not run here: at post-resume `afterwards` compares the kernel with this, JSON of `state.Veth` and `state.State`.
 ``(JOURNAL, lines)``
@@ -44,7 +49,7 @@ import posix
 from criu_veth import wire
 from criu_veth.errors import OperationError, errno_text
 
-NETLINK, QUERY, INDEX, SYSCTL, REFUSE, PRESENT, GROUP, JOURNAL, SETTLE, ANNOUNCE, VERIFY = range(11)
+NETLINK, QUERY, INDEX, SYSCTL, REFUSE, PRESENT, GROUP, JOURNAL, SETTLE, ANNOUNCE, VERIFY, RUN, RUN_UNLESS = range(13)
 HOST, INNER, HOST_GENERIC, INNER_GENERIC = range(4)
 
 #: Slots that are filled before the first operation: this process's pid and the container's first process's.
@@ -62,6 +67,11 @@ INDEX_AT = 20  # where ifinfomsg, ifaddrmsg and ndmsg have the ifindex
 #: What an undo may be answered: setting a device down takes its IPv6 addresses (EADDRNOTAVAIL) and routes (ESRCH) away,
 #: and deleting a filter the others of its priority (ENOENT).
 _UNDONE = (0, 99, 3, 2)
+
+
+#: Seconds that a program may take: it has a limit of its own, a little shorter.
+PATIENCE = 7
+_SIGALRM, _ENODEV = 14, 19
 
 
 class Executor:
@@ -95,6 +105,8 @@ class Executor:
             JOURNAL: self._journal,
             SETTLE: self._settle,
             ANNOUNCE: self._announce,
+            RUN: self._run_program,
+            RUN_UNLESS: self._run_unless,
         }
         self._batch: list[Operation] = []
         #: Descriptions of what was done, and notices, in order.
@@ -142,6 +154,8 @@ class Executor:
         return faults
 
     def _undo_one(self, step: "Operation") -> str:
+        if len(step) == 2:  # a program
+            return run_program(step[0])[1]
         if len(step) == 4:  # a sysctl
             ns, path, value, _ = step
             self._write_sysctl(ns, path, value)
@@ -394,6 +408,81 @@ class Executor:
             with self._namespaces.inside():
                 return _exchange(path, value)
         return _exchange(path, value)
+
+    def _run_program(self, operation: "Operation") -> None:
+        _, argv, parts, undo = operation
+        mine = [part for part in parts if part[0] not in self.present]
+        if not mine:
+            return
+        done, fault = run_program(argv + tuple(word for part in mine for word in part[1]))
+        if done:
+            words = undo + tuple(word for part in mine for word in part[2])
+            self._undo.append((words, ", ".join(part[3] for part in mine)))
+        if fault:
+            raise OperationError(f"{mine[0][3]}: {fault}")
+        self.done += [part[3] for part in mine]
+
+    def _run_unless(self, operation: "Operation") -> None:
+        _, ns, argv, parts = operation
+        replies = self._rtnl(ns).request([message for message, _, _ in parts])
+        gone = [part for part, reply in zip(parts, replies, strict=True) if reply.errno == _ENODEV]
+        if gone:
+            _, fault = run_program(argv + tuple(word for part in gone for word in part[1]))
+            if fault:
+                raise OperationError(f"{gone[0][2]}: {fault}")
+
+
+def run_program(argv: "tuple[str, ...]") -> "tuple[bool, str]":
+    """Run ``argv`` (its first word is a path) to its end, but no longer than `PATIENCE`.
+
+    Return whether it may have done something, and the fault: what it said of itself on stderr, even if it ends well
+    (ovs-vsctl does where the database took what the switch then could not do). Nothing of this process is handed on to
+    it, neither descriptors nor variables; it has all three standard ones, for ovs-vsctl aborts without.
+    """
+    name = argv[0].rpartition("/")[2]
+    reader, writer = posix.pipe2(posix.O_CLOEXEC)
+    posix.set_blocking(reader, False)
+    child = posix.fork()
+    if not child:
+        _become(argv, writer)
+    posix.close(writer)
+    status = posix.waitstatus_to_exitcode(posix.waitpid(child, 0)[1])
+    try:
+        said = posix.read(reader, 65536).decode("utf-8", "replace").splitlines()
+    except BlockingIOError:  # somebody else holds the other end
+        said = []
+    posix.close(reader)
+    own = [line for line in said if line.startswith(f"{name}: ")]
+    if status == -_SIGALRM:
+        return True, f"{name}: no answer in time"
+    if status == 0:
+        return True, own[0] if own else ""
+    why = own[0] if own else f"{name}: {said[-1]}" if said else f"{name}: it says nothing, and its status is {status}"
+    return status < 0, why
+
+
+def _become(argv: "tuple[str, ...]", stderr: int) -> None:
+    """Become the program; this is a copy of the hook."""
+    import _signal  # type: ignore[import-not-found] # noqa: PLC0415 - builtin, and there already
+
+    try:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+        for number in (_SIGALRM, _signal.SIGPIPE):
+            _signal.signal(number, _signal.SIG_DFL)
+        _signal.alarm(PATIENCE)
+        null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
+        while null < 3:
+            null = posix.dup(null)
+        while stderr < 3:
+            stderr = posix.dup(stderr)
+        for descriptor, other in ((0, null), (1, null), (2, stderr)):
+            posix.dup2(other, descriptor)
+        posix.execve(argv[0], argv, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"})
+    except OSError as error:
+        name = argv[0].rpartition("/")[2]
+        posix.write(stderr, f"{name}: cannot be run: {errno_text(error.errno or 0)}".encode())
+    finally:
+        posix._exit(127)  # noqa: SLF001 - this is a copy of the hook
 
 
 def _exchange(path: str, value: bytes) -> bytes:

@@ -1,12 +1,13 @@
-"""Removes what a restore that died has left on this host: devices that CRIU never moved, and records of it.
+"""Removes what restores have left on this host: devices that CRIU never moved, and records, Open vSwitch's too.
 
 A device is ours if a journal names it, it is in the group that only this project uses, and the criu of that journal has
-ended; never by its name alone.
+ended; never by its name alone. A port of Open vSwitch is ours if it has our mark.
 """
 
+import os
 from collections.abc import Iterable
 
-from criu_veth import netlink, program, wire
+from criu_veth import netlink, ovs, program, wire
 from criu_veth.errors import OperationError, errno_text
 
 
@@ -43,6 +44,32 @@ def stale() -> list[str]:
     finally:
         rtnl.close()
     return [f"{name}: left by a restore that died" for name in names if name is not None]
+
+
+def stale_ports() -> list[str]:
+    """Return the ports of Open vSwitch that this project made and whose device is gone; none where there is no switch.
+
+    Raises OperationError.
+    """
+    if not os.path.exists(ovs.socket_path()):
+        return []
+    rtnl = wire.Rtnl()
+    try:
+        kernel = netlink.Kernel(rtnl)
+        return [name for name in ovs.marked_ports() if kernel.link(name) is None]
+    finally:
+        rtnl.close()
+
+
+def collect_ports() -> list[str]:
+    """Remove these ports and say which they were.
+
+    Raises OperationError.
+    """
+    names = stale_ports()
+    if names:
+        ovs.remove(names)
+    return names
 
 
 def _journal(pid: int) -> list[str]:

@@ -84,6 +84,19 @@ def _pre_restore(call: actions.Call, environ: "dict[str, str]") -> None:
     ready = _ready_program(call, environ, how) or _prepare(call, environ, how)
     say("pre-restore: warning: ", *ready.warnings)
     program.start_run(criu_pid, ready, ipv6=_needs_ipv6(ready, call))
+    found = program.operations(criu_pid, actions.PRE_RESTORE)
+    if found is not None:
+        forget_ports(*found)
+        program.finish(criu_pid, actions.PRE_RESTORE)
+
+
+def forget_ports(slots: int, operations: "program.Tuple") -> None:
+    """Have Open vSwitch forget the ports of devices that are gone; it has time for that until post-restore."""
+    namespaces = wire.Namespaces(None)
+    try:
+        execute.Executor(namespaces, slots, None).run(operations)
+    finally:
+        namespaces.close()
 
 
 def _needs_ipv6(ready: program.Program, call: actions.Call) -> bool:

@@ -551,9 +551,16 @@ class TcMessage(nlmsg):  # type: ignore[misc]
 
 
 class GenericMessage(genlmsg):  # type: ignore[misc]
-    """struct genlmsghdr with attributes left as bytes."""
+    """struct genlmsghdr with attributes left as bytes.
 
-    nla_map = ((1, "FIRST", "cdata"), (2, "SECOND", "cdata"), (3, "THIRD", "cdata"))
+    Those that nest others say so, without which ethtool's family refuses a message ("NLA_F_NESTED is missing").
+    """
+
+    nla_map = (
+        (1 | wire.NLA_F_NESTED, "FIRST", "cdata"),
+        (2, "SECOND", "cdata"),
+        (3 | wire.NLA_F_NESTED, "THIRD", "cdata"),
+    )
 
 
 def _generic(family: int, command: int, attrs: Iterable[tuple[str, Any]]) -> bytes:
@@ -567,7 +574,8 @@ def _ethtool_device(ifname: str) -> tuple[str, bytes]:
 
 def features_off(family: int, ifname: str, names: Iterable[str]) -> bytes:
     """ETHTOOL_MSG_FEATURES_SET that switches features off, by the kernel's names (``tx-checksum-ip-generic``)."""
-    bits = b"".join(wire.put_attr(1, wire.put_attr(2, name.encode() + b"\0")) for name in names)
+    nested = 1 | wire.NLA_F_NESTED
+    bits = b"".join(wire.put_attr(nested, wire.put_attr(2, name.encode() + b"\0")) for name in names)
     wanted = wire.put_attr(3 | wire.NLA_F_NESTED, bits)
     return _generic(family, ETHTOOL_MSG_FEATURES_SET, [_ethtool_device(ifname), ("THIRD", wanted)])
 
@@ -609,12 +617,16 @@ def ethtool_family() -> int:
 
 
 def _bits(message: bytes, number: int) -> set[str]:
-    """Return the names of the bits that are set in a bitset attribute (verbose form)."""
+    """Return the names of the bits that are set in a bitset attribute (verbose form).
+
+    One without a mask lists those alone; one with a mask lists all that it is about, and says which are set.
+    """
     listed = wire.find_attr(message, GENERIC_ATTRS, (number, 3))
+    without_mask = wire.find_attr(message, GENERIC_ATTRS, (number, 1)) is not None
     found = set()
     for _, bit in wire.attrs(listed or b"", 0):
         parts = dict(wire.attrs(bit, 0))
-        if 3 in parts:
+        if without_mask or 3 in parts:
             found.add(parts[2].rstrip(b"\0").decode())
     return found
 

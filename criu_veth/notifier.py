@@ -104,6 +104,8 @@ class Notifier:
         self.said += [f"{actions.PRE_RESTORE}: warning: {warning}" for warning in (*notices, *found.warnings)]
         self._pending, _ = prepare.operations(veths, inputs)
         self._present = frozenset()
+        slots, operations = self._pending.pop(actions.PRE_RESTORE, (0, ()))
+        hook.forget_ports(slots, operations)
         if way.ready:
             program.begin_run(os.getpid())
             self._has_journal = True

@@ -7,8 +7,22 @@ from typing import Any
 
 import msgspec
 
-from criu_veth import actions
-from criu_veth.state import Address, FdbEntry, Filter, Inner, Neighbour, Outer, Qdisc, Route, Rule, TcClass, Veth, Vlan
+from criu_veth import actions, rules
+from criu_veth.state import (
+    Address,
+    FdbEntry,
+    Filter,
+    Inner,
+    Neighbour,
+    Outer,
+    Ovs,
+    Qdisc,
+    Route,
+    Rule,
+    TcClass,
+    Veth,
+    Vlan,
+)
 from criu_veth.way import ADOPT, EMPTY, READY, UNKNOWN
 
 #: Order in which a device's own settings are made: the name first, so that every later message names it rightly.
@@ -172,6 +186,35 @@ class Attach(Operation, frozen=True, kw_only=True):
 
     def describe(self) -> str:  # noqa: D102
         return f"{self.device} attached to {self.master}"
+
+
+class ForgetOvs(Operation, frozen=True, kw_only=True):
+    """Remove the record of a port that a dump left in Open vSwitch's database, unless there is a device of its name.
+
+    Its userspace datapath keeps the dead device open as long as there is a record, and does not open the new one of
+    the same name, even where one transaction removes the record and adds another. Its daemon makes a device that
+    appears under such a name a port of the kernel's datapath by itself, and then it can be attached nowhere else.
+
+    ``required`` unless the device is to become something else than a port of Open vSwitch, which need not be there.
+    """
+
+    required: bool = True
+
+    def describe(self) -> str:  # noqa: D102
+        return f"{self.device} removed from Open vSwitch, where it is left of the device that is gone"
+
+
+class AttachOvs(Operation, frozen=True, kw_only=True):
+    """Make the device a port of an Open vSwitch bridge."""
+
+    ovs: Ovs
+
+    def describe(self) -> str:  # noqa: D102
+        words = [f"{self.device} attached to {self.ovs.bridge}"]
+        words += [self.ovs.vlan_mode] if self.ovs.vlan_mode else []
+        words += [f"tag {self.ovs.tag}"] if self.ovs.tag is not None else []
+        words += [f"trunks {' '.join(map(str, rules.vlan_entries(self.ovs.trunks)))}"] if self.ovs.trunks else []
+        return ", ".join(words)
 
 
 class SetPort(Operation, frozen=True, kw_only=True):
@@ -351,7 +394,16 @@ def make(veths: tuple[Veth, ...], *, repeat: int = 3, interval: float = 1.0) -> 
     seen = [operation for veth in veths if veth.mode == UNKNOWN for operation in _made_here(veth)]
     seen += [_settle(veth) for veth in veths if _may_be_tentative(veth)]
     late = [operation for veth in veths for operation in _late(veth)]
-    stages = {actions.SETUP_NAMESPACES: early, actions.POST_SETUP_NAMESPACES: seen, actions.POST_RESTORE: late}
+    late_devices = {operation.inner for operation in late if isinstance(operation, Rename)}
+    ports = [veth for veth in veths if veth.inner in late_devices and (veth.outer.ovs or veth.was_ovs)]
+    stages: dict[str, list[Operation]] = {
+        actions.PRE_RESTORE: [
+            ForgetOvs(inner=port.inner, outer=port.outer.ifname, required=port.outer.ovs is not None) for port in ports
+        ],
+        actions.SETUP_NAMESPACES: early,
+        actions.POST_SETUP_NAMESPACES: seen,
+        actions.POST_RESTORE: late,
+    }
     operations = {action: tuple(listed) for action, listed in stages.items() if listed}
     return Plan(veths=veths, operations=operations, repeat=repeat, interval=interval)
 
@@ -478,6 +530,8 @@ def _outer_end(inner: str, outer: Outer) -> list[Operation]:
 
 
 def _port(name: dict[str, Any], outer: Outer) -> list[Operation]:
+    if outer.ovs is not None:
+        return [AttachOvs(**name, ovs=outer.ovs)]
     if outer.master is None:
         return []
     return [

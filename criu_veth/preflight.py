@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from criu_veth import netlink, rules, wire
+from criu_veth import netlink, ovs, rules, wire
+from criu_veth.errors import OperationError
 from criu_veth.state import Veth
 from criu_veth.way import ADOPT, EMPTY
 
@@ -23,9 +24,17 @@ class Findings(NamedTuple):
     bridges: dict[str, netlink.BridgeFacts]
 
 
-def preflight(veths: tuple[Veth, ...], kernel: netlink.Kernel, *, wait: float = DYING_WAIT) -> Findings:
-    """Compare the desired ends with the host that ``kernel`` reads; ``wait`` seconds at most for dying devices."""
+def preflight(
+    veths: tuple[Veth, ...], kernel: netlink.Kernel, *, wait: float = DYING_WAIT, ahead: bool = False
+) -> Findings:
+    """Compare the desired ends with the host that ``kernel`` reads; ``wait`` seconds at most for dying devices.
+
+    ``ahead``: the devices live still, and what each takes itself is not looked at: its names and its routes.
+    """
     check = _Preflight(kernel)
+    check.open_vswitch([veth for veth in veths if veth.outer.ovs])
+    if ahead:
+        veths = tuple(_without_names(veth) for veth in veths)
     for veth in veths:
         check.master(veth)
     check.names(veths, time.monotonic() + wait)
@@ -38,7 +47,7 @@ def preflight(veths: tuple[Veth, ...], kernel: netlink.Kernel, *, wait: float = 
     return Findings(tuple(check.faults), tuple(dict.fromkeys(check.warnings)), check.bridges)
 
 
-def without_names(veth: Veth) -> Veth:
+def _without_names(veth: Veth) -> Veth:
     """Return ``veth`` with nothing that the device, while it lives, takes itself: its names and its routes."""
     return replace(veth, outer=replace(veth.outer, ifname="", altnames=(), routes=()))
 
@@ -60,10 +69,7 @@ class _Preflight:
             self._checked[name] = self._master_fault(name, kind)
         fault = self._checked[name]
         if fault:
-            remedy = ""
-            if veth.captured and kind == "bridge":
-                remedy = f"; if it is called differently here, write in the mapping file: [remap] bridge = {{ {name} = "
-                remedy += '"..." }'
+            remedy = _remap_hint(veth, name) if kind == "bridge" else ""
             self.faults.append(f"veth {veth.inner}: {fault}{remedy}")
             return
         self._vlans(veth, name)
@@ -106,6 +112,38 @@ class _Preflight:
                 vlan_filtering=None if filtering is None else bytes([filtering]),
             )
         return None
+
+    def open_vswitch(self, veths: list[Veth]) -> None:
+        """Check the bridges of Open vSwitch, and what its database has of the ports' names."""
+        if not veths:
+            return
+        try:
+            found = ovs.look(veth.outer.ifname for veth in veths)
+        except OperationError as error:
+            for veth in veths:
+                self.faults += [f"veth {veth.inner}: Open vSwitch: {fault}" for fault in error.faults]
+            return
+        for veth in veths:
+            wanted = veth.outer.ovs
+            if wanted is not None and wanted.bridge not in found.bridges:
+                has = f"it has {', '.join(sorted(found.bridges))}" if found.bridges else "it has none"
+                fault = f'Open vSwitch has no bridge "{wanted.bridge}" on this host ({has})'
+                self.faults.append(f"veth {veth.inner}: {fault}{_remap_hint(veth, wanted.bridge)}")
+            elif wanted is not None:
+                self._record(veth, wanted.bridge, found)
+
+    def _record(self, veth: Veth, bridge: str, found: ovs.Found) -> None:
+        """Check the record that there is of a port of this name: only one that a dump has left may be replaced."""
+        name = veth.outer.ifname
+        port = found.ports.get(name)
+        kind = "bond" if name in found.bonded else port and port.other_kind
+        if kind:
+            of = f"an interface of a {kind}" if name in found.bonded else f"a port of Open vSwitch of the kind {kind}"
+            self.faults.append(f'veth {veth.inner}: the name "{name}" is taken by {of}; choose another outer name')
+        elif port is not None and port.bridge != bridge:
+            self.warnings.append(
+                f'veth {veth.inner}: Open vSwitch has a port "{name}" on {port.bridge}: it will be moved to {bridge}'
+            )
 
     def names(self, veths: tuple[Veth, ...], deadline: float) -> None:
         """Find names that are taken; one that a dying device has is waited for."""
@@ -173,6 +211,12 @@ class _Preflight:
                     f'veth {veth.inner}: there is a route to {route.dst} already, through "{link.ifname}"; delete it:'
                     f" ip route del {route.dst} dev {link.ifname}"
                 )
+
+
+def _remap_hint(veth: Veth, name: str) -> str:
+    if not veth.captured:
+        return ""
+    return f'; if it is called differently here, write in the mapping file: [remap] bridge = {{ {name} = "..." }}'
 
 
 def _a_kind(link: netlink.Link) -> str:

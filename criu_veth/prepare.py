@@ -75,11 +75,16 @@ def desired(inputs: Inputs, way: Way | None = None) -> tuple[Veth, ...]:
     return resolve.resolve(inputs.config, inputs.state, placeholders, way)
 
 
-def preflight_here(veths: tuple[Veth, ...], *, wait: float = preflight.DYING_WAIT) -> preflight.Findings:
-    """Compare the desired ends with this host; ``wait`` seconds at most for names that dying devices have."""
+def preflight_here(
+    veths: tuple[Veth, ...], *, wait: float = preflight.DYING_WAIT, ahead: bool = False
+) -> preflight.Findings:
+    """Compare the desired ends with this host; ``wait`` seconds at most for names that dying devices have.
+
+    ``ahead``: what the devices, while they live, take themselves is not looked at.
+    """
     rtnl = wire.Rtnl()
     try:
-        return preflight.preflight(veths, netlink.Kernel(rtnl), wait=wait)
+        return preflight.preflight(veths, netlink.Kernel(rtnl), wait=wait, ahead=ahead)
     except OSError as error:
         raise OperationError(f"cannot look at this host: {error}") from None
     finally:
@@ -123,7 +128,7 @@ def prepare_ahead(environ: Mapping[str, str], image_dir: str, ways: Iterable[Way
         try:
             inputs = read(environ, image_dir)
             veths = desired(inputs, way)
-            found = preflight_here(tuple(preflight.without_names(veth) for veth in veths))
+            found = preflight_here(veths, ahead=True)
             if not found.faults:
                 made.append(save(veths, inputs, found, way))
         except (InputError, OperationError):

@@ -11,7 +11,7 @@ import msgspec
 from criu_veth import rules
 from criu_veth.config import Config, VethConfig, expand, has_no_mac
 from criu_veth.errors import InputError
-from criu_veth.state import PAIRS, CapturedVeth, End, Inner, Outer, State, Veth
+from criu_veth.state import PAIRS, CapturedVeth, End, Inner, Outer, Ovs, State, Veth
 from criu_veth.way import EMPTY, EXTERNAL, READY, UNKNOWN, Way
 
 #: What a pair has that CRIU or this program makes anew; a captured value that is the same needs no message.
@@ -61,6 +61,10 @@ def resolve(
     if way is not None:
         veths = [_with_mode(veth, entries_by_inner.get(veth.inner), way, faults) for veth in veths]
     faults += _clashes(veths)
+    for veth in veths:
+        for name in (veth.outer.ifname, veth.outer.ovs.bridge) if veth.outer.ovs else ():
+            fault = rules.ovs_name_fault(name) if name else None
+            faults += [f"{veth.where}: {fault}"] if fault else []
     if faults:
         path = f"{config.path}: " if config else ""
         raise InputError(*(f"{path}{fault}" for fault in faults))
@@ -88,9 +92,11 @@ def _as_captured(captured: CapturedVeth, remap: Mapping[str, str], where: str) -
     same = _as_new(outer)
     port = {flag: value for flag, value in outer.port.items() if value != NEW_PORT.get(flag, 0)}
     master = remap.get(outer.master, outer.master) if outer.master else None
-    outer = msgspec.structs.replace(outer, **same, port=port, master=master)
+    ovs = outer.ovs and msgspec.structs.replace(outer.ovs, bridge=remap.get(outer.ovs.bridge, outer.ovs.bridge))
+    outer = msgspec.structs.replace(outer, **same, port=port, master=master, ovs=ovs)
     netns = msgspec.structs.replace(captured.inner, **_as_new(captured.inner))
-    return Veth(inner=captured.inner.ifname, outer=outer, netns=netns, where=where, captured=True)
+    was_ovs = captured.outer.ovs is not None
+    return Veth(inner=captured.inner.ifname, outer=outer, netns=netns, where=where, captured=True, was_ovs=was_ovs)
 
 
 def _as_new(end: End) -> dict[str, None]:
@@ -107,19 +113,23 @@ def _overlay(base: Veth, entry: VethConfig, placeholders: Mapping[str, str], fau
     for key in ("altnames", "addresses", "routes"):
         if getattr(entry, key) is not None:
             changes[key] = getattr(entry, key)
-    for key, own in (("port", entry.own_port), ("vlan", entry.own_vlan)):
-        if own and not (entry.bridge or base.outer.master):
-            faults.append(
-                f'{entry.where}.{key}: "{entry.inner}" has no bridge, so its outer end is no port: write bridge = "..."'
-            )
-    if entry.bridge is not None:
-        changes["master"] = entry.bridge or None
-        changes["master_kind"] = "bridge" if entry.bridge else None
     changes["port"] = {**base.outer.port, **entry.port}
     if entry.vlan is not None or entry.default_vlan:
         changes["vlan"] = entry.vlan
-    if not (entry.bridge or (base.outer.master and entry.bridge is None)):
+    if entry.bridge is not None:
+        changes["master"] = entry.bridge or None
+        changes["master_kind"] = "bridge" if entry.bridge else None
+        changes["ovs"] = None
+    ovs = _as_ovs_port(base.outer.ovs, entry, faults)
+    if ovs is not None:
+        changes.update(ovs=ovs, master=None, master_kind=None, backup_port=None, port={}, fdb=())
+    if not changes.get("master", base.outer.master):
         changes["vlan"] = None
+        faults += [
+            f'{entry.where}.{key}: "{entry.inner}" has no bridge, so its outer end is no port: write bridge = "..."'
+            for key, own in (("port", entry.own_port), ("vlan", entry.own_vlan))
+            if own
+        ]
     changes["sysctl"] = {**base.outer.sysctl, **entry.sysctl}
     veth = msgspec.structs.replace(
         base,
@@ -143,6 +153,20 @@ def _of_its_kind(veth: Veth) -> Veth:
         netns = netns and msgspec.structs.replace(netns, mac=None)
         outer = msgspec.structs.replace(outer, mac=None)
     return msgspec.structs.replace(veth, netns=netns, outer=outer)
+
+
+def _as_ovs_port(captured: Ovs | None, entry: VethConfig, faults: list[str]) -> Ovs | None:
+    """Put what the mapping file says of a port of Open vSwitch over what was captured of one."""
+    if entry.ovs is None:
+        return None
+    if captured is None and "bridge" not in entry.ovs:
+        if entry.own_ovs:
+            faults.append(f'{entry.where}.ovs: "{entry.inner}" is no port of Open vSwitch yet: write bridge = "..."')
+        return None
+    found = {**(msgspec.structs.asdict(captured) if captured else {}), **entry.ovs}
+    for key in ("external_ids", "interface_external_ids"):
+        found[key] = {**(getattr(captured, key) if captured else {}), **entry.ovs.get(key, {})}
+    return Ovs(**found)
 
 
 def _renamed(outer: Outer, before: str) -> Outer:

@@ -5,13 +5,19 @@ Pure. Sources: ``dev_valid_name()`` and ``dev_alloc_altname`` (net/core/dev.c), 
 """
 
 import _socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 IFNAMSIZ = 16
 ALTIFNAMSIZ = 128
 IFALIASZ = 256
 MTU_MIN, MTU_MAX = 68, 65535
 AF_INET, AF_INET6 = 2, 10
+
+#: Of Open vSwitch (vswitch.ovsschema): the values of Port:vlan_mode, the highest port number that can be asked for.
+OVS_VLAN_MODES = ("access", "trunk", "native-tagged", "native-untagged", "dot1q-tunnel")
+OFPORT_MAX = 65279
+OVS_VLAN_MAX = 4095
+OVS_MAP_MAX, OVS_TEXT_MAX = 128, 4096  # ours: what one command line has room for
 
 #: First part of a ``sysctl`` key, to the directory below ``/proc/sys/net`` that has one folder a device.
 SYSCTL_DIRECTORIES = {
@@ -91,6 +97,33 @@ def mtu_fault(mtu: int) -> str | None:
     """Say why ``mtu`` (bytes) cannot be the MTU of a veth."""
     if not MTU_MIN <= mtu <= MTU_MAX:
         return f"{mtu} is not an MTU that a veth takes ({MTU_MIN} to {MTU_MAX})"
+    return None
+
+
+def ovs_vlan_fault(vlan: int) -> str | None:
+    """Say why ``vlan`` is no VLAN of a port of Open vSwitch, where 0 is one."""
+    return None if 0 <= vlan <= OVS_VLAN_MAX else f"{vlan} is not between 0 and {OVS_VLAN_MAX}"
+
+
+def ovs_name_fault(name: str) -> str | None:
+    """Say why ``name`` cannot be that of a bridge or of a port of Open vSwitch: it is a device's, and a command's word.
+
+    ``--`` alone separates two commands of ovs-vsctl, and it takes no quotes around a name.
+    """
+    return "'--' cannot be a name in Open vSwitch" if name == "--" else ifname_fault(name)
+
+
+def ovs_map_fault(values: Mapping[str, str]) -> str | None:
+    """Say why ``values`` cannot be a map in Open vSwitch's database, or are too much for a command line."""
+    if len(values) > OVS_MAP_MAX:
+        return f"has {len(values)} keys; it may have {OVS_MAP_MAX}"
+    for key, value in values.items():
+        if not key:
+            return "has an empty key"
+        if "\0" in key + value:
+            return f"{key!r} has a NUL in it or in its value"
+        if len(key) > OVS_TEXT_MAX or len(value) > OVS_TEXT_MAX:
+            return f"{key[:32]!r} or its value is longer than {OVS_TEXT_MAX} characters"
     return None
 
 

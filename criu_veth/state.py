@@ -41,6 +41,17 @@ ROUTE_METRICS = (
     "features", "rto_min", "initrwnd", "quickack", "cc_algo", "fastopen_no_cookie",
 )  # fmt: skip
 
+#: The columns of `Ovs` that are maps of texts.
+OVS_MAPS = (
+    "external_ids",
+    "other_config",
+    "interface_external_ids",
+    "interface_other_config",
+    "options",
+    "lldp",
+    "bfd",
+)
+
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
 U32 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
 #: Milliseconds would be finer than what the kernel reports; None: for ever.
@@ -210,11 +221,41 @@ class Vlan(Data, frozen=True, kw_only=True):
     tagged: tuple[U32 | Text, ...] = ()
 
 
+class Ovs(Data, frozen=True, kw_only=True):
+    """A port of an Open vSwitch ``bridge``: the columns of its database records that a new port does not have.
+
+    They are called as in ovs-vswitchd.conf.db(5); those of table Interface that table Port has too, with ``interface_``
+    before that. VLANs are 0 to 4095, policing rates kbit/s and packets/1000 s, bursts kbit and packets/1000.
+    """
+
+    bridge: Text
+    tag: U32 | None = None
+    trunks: tuple[U32, ...] = ()
+    cvlans: tuple[U32, ...] = ()
+    vlan_mode: Text | None = None
+    protected: bool = False
+    external_ids: dict[Text, Text] = {}
+    other_config: dict[Text, Text] = {}
+    interface_external_ids: dict[Text, Text] = {}
+    interface_other_config: dict[Text, Text] = {}
+    options: dict[Text, Text] = {}
+    lldp: dict[Text, Text] = {}
+    bfd: dict[Text, Text] = {}
+    cfm_mpid: U32 | None = None
+    ingress_policing_rate: U32 = 0
+    ingress_policing_burst: U32 = 0
+    ingress_policing_kpkts_rate: U32 = 0
+    ingress_policing_kpkts_burst: U32 = 0
+    mtu_request: U32 | None = None
+    ofport_request: U32 | None = None
+
+
 class Outer(End, frozen=True, kw_only=True):
     """The outer end, in the host's network namespace.
 
     ``master`` is the device that it is a port of, ``master_kind`` that device's kind; ``port`` has the bridge port's
-    attributes by the names of ``bridge link set``, ``vlan`` its VLANs where the bridge filters them.
+    attributes by the names of ``bridge link set``, ``vlan`` its VLANs where the bridge filters them. A port of Open
+    vSwitch has ``ovs`` instead of these.
     """
 
     master: Text | None = None
@@ -223,6 +264,7 @@ class Outer(End, frozen=True, kw_only=True):
     vlan: Vlan | None = None
     backup_port: Text | None = None
     fdb: tuple[FdbEntry, ...] = ()
+    ovs: Ovs | None = None
     rules: tuple[Rule, ...] = ()
     qdiscs: tuple[Qdisc, ...] = ()
     classes: tuple[TcClass, ...] = ()
@@ -287,7 +329,8 @@ class Veth(Data, frozen=True, kw_only=True):
     the entry of the mapping file or state file that this comes from, for messages; ``explicit`` if a mapping file
     names it, ``captured`` if a state file does. ``mode`` is the way it comes back (see `criu_veth.way`), ``ready`` the
     name under which CRIU takes it in the way of that name. A ``kind`` that is none of `PAIRS` has no outer end but
-    a ``parent``; all but ``veth`` have a ``kind_mode``.
+    a ``parent``; all but ``veth`` have a ``kind_mode``. ``was_ovs`` if it was a port of
+    Open vSwitch at the dump.
     """
 
     inner: str
@@ -303,6 +346,7 @@ class Veth(Data, frozen=True, kw_only=True):
     kind_mode: str = ""
     explicit: bool = False
     captured: bool = False
+    was_ovs: bool = False
 
     @property
     def paired(self) -> bool:
@@ -406,7 +450,28 @@ def _faults(state: State) -> list[str]:
                 faults.append(f'{where}.ifname: "{end.ifname}" is the name of {seen[f"{side} {end.ifname}"]} too')
             seen.setdefault(f"{side} {end.ifname}", where)
         faults += [f"veths[{number}].outer.{fault}" for fault in _outer_faults(veth.outer)]
+        if veth.outer.ovs is not None:
+            faults += [f"veths[{number}].outer.ovs.{fault}" for fault in ovs_faults(veth.outer.ovs)]
+            if veth.outer.master is not None:
+                faults.append(f"veths[{number}].outer: is a port of both a {veth.outer.master_kind} and Open vSwitch")
     return faults
+
+
+def ovs_faults(ovs: Ovs) -> list[str]:
+    """Find the values that Open vSwitch would not have had in its database, or that no command line takes."""
+    checks: list[tuple[str, str | None]] = [("bridge", rules.ovs_name_fault(ovs.bridge))]
+    vlans = [("tag", vlan) for vlan in (ovs.tag,) if vlan is not None]
+    vlans += [(key, vlan) for key in ("trunks", "cvlans") for vlan in getattr(ovs, key)]
+    checks += [(key, rules.ovs_vlan_fault(vlan)) for key, vlan in vlans]
+    if ovs.vlan_mode is not None and ovs.vlan_mode not in rules.OVS_VLAN_MODES:
+        checks.append(("vlan_mode", f"{ovs.vlan_mode!r} is not one of {', '.join(rules.OVS_VLAN_MODES)}"))
+    if ovs.mtu_request is not None:
+        checks.append(("mtu_request", rules.mtu_fault(ovs.mtu_request)))
+    if ovs.ofport_request is not None and not 1 <= ovs.ofport_request <= rules.OFPORT_MAX:
+        checks.append(("ofport_request", f"{ovs.ofport_request} is not between 1 and {rules.OFPORT_MAX}"))
+    for key in OVS_MAPS:
+        checks.append((key, rules.ovs_map_fault(getattr(ovs, key))))
+    return [f"{key}: {fault}" for key, fault in checks if fault]
 
 
 def _outer_faults(outer: Outer) -> list[str]:

@@ -20,6 +20,7 @@ from criu_veth.state import (
     Inner,
     Neighbour,
     Outer,
+    Ovs,
     Qdisc,
     Route,
     Rule,
@@ -134,6 +135,8 @@ def _outer_ends(path: str, wanted: Outer, found: Outer, *, full: bool) -> list[D
     of_master: dict[str, Any] = {"master_kind": None, "backup_port": None, "port": {}, "vlan": None, "fdb": ()}
     if wanted.master != found.master:  # one difference, not all of these
         wanted, found = replace(wanted, **of_master), replace(found, **of_master)
+    if (wanted.ovs and wanted.ovs.bridge) != (found.ovs and found.ovs.bridge):
+        wanted, found = (replace(end, ovs=end.ovs and Ovs(bridge=end.ovs.bridge)) for end in (wanted, found))
     # A kernel may know more of a port than that of the dump, or less.
     port = {flag: found.port.get(flag, resolve.NEW_PORT.get(flag, 0)) for flag in wanted.port}
     vlan = None if wanted.vlan is None else found.vlan  # left to the bridge
@@ -186,13 +189,13 @@ def _flat(end: msgspec.Struct, *, defaults: bool) -> dict[str, Any]:
         value = getattr(end, field.name)
         if field.name in _IMPOSSIBLE or (not defaults and not field.required and value == field.default):
             continue
-        if isinstance(value, dict):
+        if isinstance(value, msgspec.Struct):
+            within = _flat(value, defaults=False)
+            out.update({f"{field.name}.{path}": one for path, one in within.items()})
+        elif isinstance(value, dict):
             out.update({f"{field.name}.{_quoted(key)}": one for key, one in value.items()})
         elif isinstance(value, tuple) and any(isinstance(one, msgspec.Struct) for one in value):
             out.update(_things(field.name, value, defaults=defaults))
-        elif isinstance(value, msgspec.Struct):
-            within = _flat(value, defaults=defaults)
-            out.update({f"{field.name}.{path}": one for path, one in within.items()})
         elif isinstance(value, tuple):
             out.update({f"{field.name}[{one}]": _Thing(one, {}) for one in value})
         else:

@@ -47,6 +47,7 @@ _VETH: dict[str, Schema] = {
         "propertyNames": {"pattern": _SYSCTL},
     },
     "port": {"description": "Flags of the bridge port."},
+    "ovs": {"description": "The outer end as a port of an Open vSwitch bridge, by the columns of its database."},
     "vlan": {
         "description": "VLANs of the bridge port, which then has no other; default: those that the bridge gives it."
     },
@@ -92,6 +93,23 @@ _PORT: dict[str, Schema] = {
     "mab": {"description": "MAC authentication bypass: note the unknown addresses of a locked port."},
     "group_fwd_mask": {"description": "Link-local groups (01:80:C2:00:00:0X) that are forwarded, one bit each."},
 }
+_OVS_VLAN: Schema = {"minimum": 0, "maximum": rules.OVS_VLAN_MAX}
+_TEXTS: Schema = {"propertyNames": {"minLength": 1}, "maxProperties": rules.OVS_MAP_MAX}
+_OVS: dict[str, Schema] = {
+    "bridge": {"description": "Open vSwitch bridge that the outer end becomes a port of.", "pattern": _NAME},
+    "tag": {"description": "VLAN of an access port; of a native one that of its untagged frames.", **_OVS_VLAN},
+    "trunks": {
+        "description": "VLANs of a trunk port, and ranges of them.",
+        "items": {
+            "anyOf": [{"type": "integer", **_OVS_VLAN}, {"type": "string", "pattern": "^[0-9]{1,4}(-[0-9]{1,4})?$"}]
+        },
+    },
+    "vlan_mode": {"description": "Without it, a port with a tag is an access port, and one without a trunk port."},
+    "external_ids": {"description": "Keys for other programs, of the port.", **_TEXTS},
+    "interface_external_ids": {"description": "The same of its interface, such as OVN's iface-id.", **_TEXTS},
+    "ingress_policing_rate": {"description": "Most that the container may send, in kbit/s; 0: no limit.", **_U32},
+    "ingress_policing_burst": {"description": "Burst beyond that, in kbit; 0: Open vSwitch's own default.", **_U32},
+}
 _VLAN_ID: Schema = {"minimum": rules.VLAN_MIN, "maximum": rules.VLAN_MAX}
 _VLAN_IDS: Schema = {
     "anyOf": [{"type": "integer", **_VLAN_ID}, {"type": "string", "pattern": "^[0-9]{1,4}(-[0-9]{1,4})?$"}]
@@ -130,6 +148,7 @@ _KEYS: dict[str, dict[str, Schema]] = {
         name: {**words, **dict(zip(("minimum", "maximum"), config.PORT_RANGES.get(name, ()), strict=False))}
         for name, words in _PORT.items()
     },
+    "Ovs": _OVS,
     "VlanTable": _VLAN,
     "Remap": {
         "bridge": {

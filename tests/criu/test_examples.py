@@ -47,6 +47,13 @@ SAID = {
         "  server: 2 hello again",
         "  server: 3 hello on the other bridge",
     ],
+    "openvswitch": [
+        "  server: 1 hello",
+        "criu-veth: post-restore: eth0: web0 attached to obr0, tag 10",
+        "  server: 2 hello again",
+        "criu-veth: post-restore: eth0: web0 attached to lan, tag 10",
+        "  server: 3 hello on another bridge",
+    ],
     "routed": ["  server: 1 hello", "criu-veth: post-restore: eth0: cali0 route 10.65.0.2/32 src 192.0.2.1"],
 }
 

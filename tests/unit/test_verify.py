@@ -19,6 +19,7 @@ from criu_veth.state import (
     Inner,
     Neighbour,
     Outer,
+    Ovs,
     Qdisc,
     Route,
     Rule,
@@ -68,6 +69,7 @@ OUTER = Outer(
     vlan=Vlan(pvid=10, untagged=(10,), tagged=(20, "30-39")),
     backup_port="web1",
     fdb=(FdbEntry(mac="02:00:00:00:00:10"), FdbEntry(mac="02:00:00:00:00:10", vlan=7)),
+    ovs=Ovs(bridge="obr0", tag=10, trunks=(20, 30), external_ids={"a.b": "c"}, ingress_policing_rate=1000),
     rules=(Rule(family="inet", priority=100, table=7, iif="web0"), Rule(family="inet", priority=100, oif="web0")),
     qdiscs=(Qdisc(kind="htb", handle="1:", parent="root", options="00"),),
     classes=(TcClass(kind="htb", handle="1:10", parent="1:", options="01"),),
@@ -110,7 +112,9 @@ def other(value: object) -> object:
         return value + "x"
     if isinstance(value, dict):
         return {key: other(one) for key, one in value.items()}
-    return type(value)() if isinstance(value, Data) else ()
+    if isinstance(value, msgspec.Struct):
+        return replace(value, **{key: other(one) for key, one in msgspec.structs.asdict(value).items() if one})
+    return ()
 
 
 SKIPPED = {"ifindex", "num_tx_queues", "num_rx_queues"}
@@ -226,6 +230,18 @@ def as_tuple(name: str) -> tuple[object, ...]:
             ["veths[eth0].outer.qdiscs[1:].options: wanted 00, found ff"],
         ),
         (with_outer(filters=()), ["veths[eth0].outer.filters[1: 1 800]: wanted, but not there"]),
+        (
+            with_outer(ovs=Ovs(bridge="obr0", tag=11, trunks=(20,), external_ids={"a.b": "d"}, protected=True)),
+            [
+                "veths[eth0].outer.ovs.tag: wanted 10, found 11",
+                "veths[eth0].outer.ovs.trunks[30]: wanted, but not there",
+                'veths[eth0].outer.ovs.external_ids."a.b": wanted c, found d',
+                "veths[eth0].outer.ovs.ingress_policing_rate: wanted 1000, found nothing",
+                "veths[eth0].outer.ovs.protected: wanted nothing, found on",
+            ],
+        ),
+        (with_outer(ovs=Ovs(bridge="obr1")), ["veths[eth0].outer.ovs.bridge: wanted obr0, found obr1"]),
+        (with_outer(ovs=None), ["veths[eth0].outer.ovs.bridge: wanted obr0, found nothing"]),
         (with_outer(features_off=()), [
             "veths[eth0].outer.features_off[tx-checksum-ip-generic]: wanted, but not there"
         ]),
@@ -354,6 +370,7 @@ def test_of_a_captured_veth_the_file_says_what_is_different_now() -> None:
         rules=(replace(OUTER.rules[0], iif="front0"), replace(OUTER.rules[1], oif="front0")),
         sysctl={"ipv4.proxy_arp": "0", "ipv4.tcp_rmem": "1 2 3"},
         port={"hairpin": 0, "cost": 2, "learning": 1},
+        ovs=None,
     )
 
     assert compare(desired(FILE, THEN), found, THEN) == []

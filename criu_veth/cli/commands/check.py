@@ -102,13 +102,13 @@ def _print_ok(report: Report) -> None:
 
 def _veths(made: Plan | None) -> list[dict[str, Any]]:
     """Return, for each veth, its ends and in words what is done beside naming the outer one and setting it up."""
-    from criu_veth.plan import Rename, SetLoopbackUp, SetUp
+    from criu_veth.plan import ForgetOvs, Rename, SetLoopbackUp, SetUp
 
     if made is None:
         return []
     settings: dict[str, list[str]] = {veth.inner: [] for veth in made.veths}
     for operation in (operation for listed in made.operations.values() for operation in listed):
-        if not operation.inside and not isinstance(operation, Rename | SetLoopbackUp | SetUp):
+        if not operation.inside and not isinstance(operation, ForgetOvs | Rename | SetLoopbackUp | SetUp):
             settings[operation.inner].append(operation.describe().removeprefix(f"{operation.outer} "))
     return [{"inner": v.inner, "outer": v.outer.ifname, "settings": settings[v.inner]} for v in made.veths]
 

@@ -17,6 +17,9 @@ def command(dry_run: bool) -> None:
     to move and that it did not get to, and records below /run/criu-veth. A device is removed only if such a record
     names it and it still has the mark with which it was made.
 
+    Open vSwitch keeps its record of a port when the device has gone with its container. Such a record is removed if it
+    has the mark with which a restore made it.
+
     Removed are also the programs that were made for restores from images, or by a mapping file, that are gone. The hook
     does all this too when it gets to it.
     """
@@ -24,8 +27,14 @@ def command(dry_run: bool) -> None:
 
     programs = program.prune(dry_run=dry_run)  # first: it refuses directories that others may write
     devices = garbage.stale() if dry_run else garbage.collect()
+    ports = garbage.stale_ports() if dry_run else garbage.collect_ports()
     done = "what it was made from is gone" if dry_run else "removed, what it was made from is gone"
-    said = [*devices, *(f"program {name}: {done}" for name in programs)]
+    gone = "its device is gone" if dry_run else "removed, its device is gone"
+    said = [
+        *devices,
+        *(f"port {name} of Open vSwitch: {gone}" for name in ports),
+        *(f"program {name}: {done}" for name in programs),
+    ]
     for line in said:
         click.echo(output.printable(line))
     if not said:

@@ -129,6 +129,8 @@ def _words(value: Any) -> str:
     for key, one in state.as_builtins(value).items():
         if one is True:
             words.append(key)
+        elif isinstance(one, dict):
+            words += [key, ",".join(f"{name}={text}" for name, text in one.items())]
         elif key != "options":
             words += [key, ",".join(map(str, one)) if isinstance(one, list | tuple) else str(one)]
     return " ".join(words)
