@@ -62,7 +62,8 @@ def test_test_that_a_dead_machine_has_not_reported_is_a_failure(junit: Path) -> 
 def test_without_a_report_all_have_failed(tmp_path: Path) -> None:
     result = report.read(Part(cell=Cell(kernel=OLD), tests=TESTS), tmp_path / "none.xml", 90.0, None)
 
-    assert result.failed == tuple((name, "pytest wrote no report") for name in TESTS)
+    assert list(report.failures([result])) == [f"6.1: {TESTS[0]} and 4 more: pytest wrote no report"]
+    assert report.sums([result])[result.part.cell].failed == 5
 
 
 def test_tests_without_criu_run_once_for_each_kernel() -> None:

@@ -73,15 +73,7 @@ def run_part(part: Part, number: int, pytest_args: Sequence[str]) -> report.Resu
     stem = f"{part.cell.kernel.name}-{part.cell.criu.version if part.cell.criu else 'none'}-{number}"
     junit, log = RESULTS / f"{stem}.xml", RESULTS / f"{stem}.log"
     limit = LIMIT_ALONE + LIMIT * len(part.tests)
-    vm: list[str | Path] = [
-        REPOSITORY / "tools/run-in-vm",
-        "-w",
-        RESULTS,
-        "-t",
-        str(limit),
-        part.cell.kernel.path,
-        "--",
-    ]
+    vm: list[str | Path] = [REPOSITORY / "tools/run-in-vm", "-w", RESULTS, "-t", str(limit)]
     named = ["env", f"CRIU={part.cell.criu.path}"] if part.cell.criu else []
     pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "junit_family=xunit1"]
     told = ["--tb=short", "--durations=0", f"--junitxml={junit}", *pytest_args, *part.tests]
@@ -97,7 +89,7 @@ def run_part(part: Part, number: int, pytest_args: Sequence[str]) -> report.Resu
         )
     fault = None if done.returncode in {0, 1} else f"see {log.relative_to(REPOSITORY)}: {last_line_of(log)}"
     result = report.read(part, junit, time.monotonic() - begun, fault)
-    say(f"{part}: {result.passed} passed, {len(result.failed)} failed, {result.seconds / 60:.1f} min")
+    say(f"{part}: {result.passed} passed, {result.failures} failed, {result.seconds / 60:.1f} min")
     for line in report.failures([result]):
         say(f"  {line}")
     return result

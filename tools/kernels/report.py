@@ -20,8 +20,14 @@ class Result:
     passed: int = 0
     failed: tuple[tuple[str, str], ...] = ()
     missing: tuple[str, ...] = ()
-    #: Why there is no report of all its tests: the virtual machine died, or took too long.
+    #: Tests that there is no report of, and why: the virtual machine died, or took too long.
+    unheard: tuple[str, ...] = ()
     fault: str | None = None
+
+    @property
+    def failures(self) -> int:
+        """How many tests failed, those that there is no report of among them."""
+        return len(self.failed) + len(self.unheard)
 
 
 @dataclass
@@ -40,7 +46,7 @@ class Sum:
 
 
 def read(part: Part, file: Path, seconds: float, fault: str | None) -> Result:
-    """Read pytest's JUnit report; a test of which it says nothing is one that failed."""
+    """Read pytest's JUnit report; with a fault, a test of which it says nothing is one that failed."""
     try:
         cases = ET.parse(file).getroot().iter("testcase")  # noqa: S314  # this program had it written
         found = [(f"{case.get('file')}::{case.get('name')}", case) for case in cases]
@@ -55,10 +61,17 @@ def read(part: Part, file: Path, seconds: float, fault: str | None) -> Result:
             missing.append(skipped.get("message", ""))
         else:
             passed += 1
-    if fault:
-        said = {name for name, _ in found}
-        failed += [(name, fault) for name in part.tests if name not in said]
-    return Result(part=part, seconds=seconds, passed=passed, failed=tuple(failed), missing=tuple(missing), fault=fault)
+    said = {name for name, _ in found}
+    unheard = tuple(name for name in part.tests if name not in said) if fault else ()
+    return Result(
+        part=part,
+        seconds=seconds,
+        passed=passed,
+        failed=tuple(failed),
+        missing=tuple(missing),
+        unheard=unheard,
+        fault=fault,
+    )
 
 
 def last_line(error: ET.Element) -> str:
@@ -74,17 +87,20 @@ def sums(results: Sequence[Result]) -> dict[Cell, Sum]:
     for result in results:
         total = found.setdefault(result.part.cell, Sum())
         total.passed += result.passed
-        total.failed += len(result.failed)
+        total.failed += result.failures
         total.seconds += result.seconds
         total.missing.update(result.missing)
     return found
 
 
 def failures(results: Sequence[Result]) -> Iterator[str]:
-    """One line for each test that failed."""
+    """One line for each test that failed, and one for those of a virtual machine that did."""
     for result in results:
         for name, text in result.failed:
             yield f"{result.part.cell}: {name}: {text}"
+        if result.unheard:
+            more = f" and {len(result.unheard) - 1} more" if result.unheard[1:] else ""
+            yield f"{result.part.cell}: {result.unheard[0]}{more}: {result.fault}"
 
 
 def missing(totals: dict[Cell, Sum]) -> Iterator[str]:
