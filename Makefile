@@ -2,6 +2,9 @@
 
 JOBS ?= 2# tests at a time
 PYTEST_ARGS ?=
+KERNELS ?= 6.1 6.12 newest
+CRIUS ?= 3.17.1 4.1.1 4.2.1 4.3
+TESTS ?= tests/netns tests/criu
 BENCH_ARGS ?=
 
 BIN := .venv/bin
@@ -11,12 +14,13 @@ PYTEST = $(BIN)/pytest -n $(JOBS)
 SCRIPTS = $(shell find .ci examples hooks tests tools -type f -exec \
     awk 'FNR == 1 { if (/^\#!.*[\/ ](ba)?sh( |$$)/) print FILENAME; nextfile }' {} +)
 
-.PHONY: help setup check test demo bench bench-migrate lock clean
+.PHONY: help setup check test test-kernels demo bench bench-migrate lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo 'Variables: PYTHON, CRIU, JOBS=2, PYTEST_ARGS="-k NAME", BENCH_ARGS'
+	@echo 'test-kernels: KERNELS="$(KERNELS)", CRIUS="$(CRIUS)", TESTS="$(TESTS)"'
 
 setup: ## make .venv, .criu and install the Debian packages that are missing
 	@tools/setup venv packages criu runtimes
@@ -32,6 +36,11 @@ check: ## linters, types, import walls, and the tests that need no root
 
 test: setup ## every test (as root, or those that need it are skipped)
 	$(PYTEST) $(PYTEST_ARGS)
+
+test-kernels: ## the tests of the kernel and of CRIU under each of KERNELS with each of CRIUS, in virtual machines
+	@tools/setup root venv packages vm
+	@PYTHONPATH=tools $(BIN)/python -m kernels --kernels="$(KERNELS)" --crius="$(CRIUS)" --tests="$(TESTS)" \
+	    --jobs=$(JOBS) -- $(PYTEST_ARGS)
 
 demo: ## checkpoint and restore a server, and watch its veth come back
 	@tools/setup root venv packages criu
@@ -49,5 +58,5 @@ lock: ## write requirements.lock after a change of pyproject.toml (UPGRADE=1: ne
 	@tools/setup lock
 
 clean: ## remove what these targets made (not Debian packages)
-	rm -rf .venv .criu .criu.* .runtimes .runtimes.* .make .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
-	find criu_veth examples tests -name __pycache__ -type d -exec rm -rf {} +
+	rm -rf .venv .criu .criu.* .kernels .runtimes .runtimes.* .make .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	find criu_veth examples tests tools -name __pycache__ -type d -exec rm -rf {} +

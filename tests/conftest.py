@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 
 from lab import find_criu
-from lab.features import missing_feature
+from lab.features import missing_feature, too_old
 from lab.node import find_program
+from lab.waiting import IN_VM
 
 pytest_plugins = ["lab.fixtures"]
 
 HERE = Path(__file__).parent
 NEEDS = {"netns": ("root",), "criu": ("root", "criu"), "runtimes": ("root", "criu", "runtime")}
-#: Set by tools/run-in-vm: the release of a kernel that was booted for these tests.
-IN_VM = os.environ.get("IN_VM", "")
 RUNTIMES = ("crun", "runc", "podman", "lxc-checkpoint")
 
 
@@ -41,10 +40,12 @@ def _kernel_features(item: pytest.Item) -> tuple[str, ...]:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if IN_VM and (reason := next(filter(None, map(too_old, _kernel_features(item))), None)):
+        pytest.skip(reason)
     missing = _missing(item)
     if missing is None:
         return
-    if os.environ.get("CI") == "true" or os.environ.get("CRIU_VETH_NO_SKIP") == "1":
+    if IN_VM or os.environ.get("CI") == "true" or os.environ.get("CRIU_VETH_NO_SKIP") == "1":
         pytest.fail(f"may not be skipped here, but {missing}", pytrace=False)
     pytest.skip(missing)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from criu_veth import config
-from lab import Criu, Host, snapshot
+from lab import Criu, Host, scaled, snapshot
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/criu-veth.toml"))  # the others: tests/runtimes
@@ -66,7 +66,7 @@ def run_example(name: str, **environment: str) -> subprocess.CompletedProcess[st
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=60,
+        timeout=scaled(60),
         env={**os.environ, **environment},
     )
 
@@ -139,7 +139,7 @@ def test_commands_of_the_readme_work_as_they_are(criu: Criu, tmp_path: Path) -> 
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=scaled(60),
         env={**os.environ, "CRIU": str(criu.path)},
     )
 

@@ -15,6 +15,8 @@ from lab.container import PYTHON
 from lab.frames import Tap
 from lab.traffic import Talker, traffic_server
 
+pytestmark = pytest.mark.vm
+
 HOOK = Path(__file__).resolve().parents[2] / "hooks/criu-veth"
 MAC = "02:00:00:00:00:02"
 WEB = Link(inner="eth0", outer="web0", bridge="br0", mac=MAC, addresses=("10.0.0.2/24",))

@@ -16,6 +16,8 @@ from lab import Container, Criu, Host, Link, Outcome, snapshot
 from lab.frames import RESETS, Tap
 from lab.traffic import Talker, traffic_server
 
+pytestmark = pytest.mark.vm
+
 HOOK = Path(__file__).resolve().parents[2] / "hooks/criu-veth"
 CAPTURE = "from criu_veth import capture, state; import sys; sys.stdout.buffer.write(state.encode(capture.capture({})))"
 WEB = Link(

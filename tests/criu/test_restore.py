@@ -10,6 +10,8 @@ import pytest
 
 from lab import Container, Criu, Host, Link, Outcome, snapshot
 
+pytestmark = pytest.mark.vm
+
 HOOK = Path(__file__).parents[2] / "hooks/criu-veth"
 
 WEB = Link(inner="eth0", outer="web0", bridge="br0", addresses=("10.0.0.2/24", "fd00::2/64"))

@@ -7,7 +7,7 @@ from .criu import Criu, Outcome, find_criu
 from .host import Host, join
 from .process import CommandError, Handle
 from .snapshot import snapshot
-from .waiting import DeadlineError, wait_for
+from .waiting import DeadlineError, scaled, wait_for
 
 __all__ = [
     "Client",
@@ -24,6 +24,7 @@ __all__ = [
     "find_criu",
     "join",
     "run_action",
+    "scaled",
     "snapshot",
     "wait_for",
 ]

@@ -8,19 +8,19 @@ from types import TracebackType
 from typing import Self
 
 from .netns import socket_in
-from .waiting import DeadlineError
+from .waiting import DeadlineError, scaled
 
 
 class Client:
     """One TCP connection from a host's network namespace to a server that answers by lines."""
 
     def __init__(self, pid: int, address: str, port: int, *, timeout: float = 5.0) -> None:
-        """Connect from the network namespace of process `pid`, within `timeout` seconds.
+        """Connect from the network namespace of process `pid`, within `timeout` seconds (scaled).
 
         Refused and unreachable are tried again until then: the server may be on its way.
         """
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        end = time.monotonic() + timeout
+        end = time.monotonic() + scaled(timeout)
         while True:
             self._socket = socket_in(pid, family, socket.SOCK_STREAM)
             self._socket.settimeout(max(0.05, end - time.monotonic()))
@@ -51,6 +51,7 @@ class Client:
 
     def receive(self, timeout: float = 5.0) -> str:
         """Return the next line of the server, without its end; DeadlineError if none comes."""
+        timeout = scaled(timeout)
         end = time.monotonic() + timeout
         while b"\n" not in self._rest:
             self._socket.settimeout(max(0.001, end - time.monotonic()))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from .iproute import Json, batch, nodad, parsed, sysctl_path
 from .process import CommandError, Handle
-from .waiting import wait_for
+from .waiting import scaled, wait_for
 
 if TYPE_CHECKING:
     from .host import Host
@@ -215,7 +215,7 @@ class Container:
         """Wait until init is dead, as after a dump."""
         self.handle.wait_gone(deadline)
         if self._launcher is not None:
-            self._launcher.wait(deadline)
+            self._launcher.wait(scaled(deadline))
 
     def wait_unplugged(self, deadline: float = 10.0) -> None:
         """Wait until the outer ends' names are free: they die a moment after the container."""

@@ -10,6 +10,16 @@ from criu_veth.doctor import FEATURES
 
 from .host import SBIN
 
+#: The first Linux with a feature, if it is newer than the oldest that the tests are run on.
+SINCE = {"netkit": (6, 7)}
+
+
+def too_old(name: str) -> str | None:
+    """The feature and its first Linux, if this one is older; None if it has to have the feature."""
+    since = SINCE.get(name, (0, 0))
+    major, minor = (int(number) for number in os.uname().release.split(".")[:2])
+    return f"{name} ({'.'.join(map(str, since))})" if (major, minor) < since else None
+
 
 @cache
 def missing_feature(name: str) -> str | None:

@@ -18,7 +18,7 @@ from .container import NAMESPACES, Container, Link, Program, echo_server
 from .iproute import Json, nodad, parsed, random_mac, sysctl_path
 from .netns import socket_in
 from .process import CommandError
-from .waiting import wait_for
+from .waiting import scaled, wait_for
 
 HOLDER = (Path(__file__).parent / "holder.py").read_text()
 PYTHON = os.path.realpath(sys.executable)
@@ -74,11 +74,11 @@ class Host:
         while self._clients:
             self._clients.pop().close()
         if self._holder is not None:
-            self._holder.communicate(timeout=30)  # closes its stdin, which is its order to clean up
+            self._holder.communicate(timeout=scaled(30))  # closes its stdin, which is its order to clean up
             self._holder = None
         while self._started:
             with self._started.pop() as started:  # closes its pipes
-                started.wait(10)
+                started.wait(scaled(10))
         while self._containers:
             container = self._containers.pop()
             container.handle.kill()  # one that was restored from another host carries that host's mark

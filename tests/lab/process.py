@@ -10,7 +10,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from .waiting import wait_for
+from .waiting import scaled, wait_for
 
 
 class CommandError(AssertionError):
@@ -38,9 +38,10 @@ def run(
     """Run `argv` in a session of its own and return what it wrote and its status.
 
     `shown` is the command as the error shall show it (`argv` by default). With `check` a status
-    other than 0 raises CommandError; running past `timeout` seconds always does, after the whole
-    session's process group was killed.
+    other than 0 raises CommandError; running past `timeout` seconds (scaled) always does, after the
+    whole session's process group was killed.
     """
+    timeout = scaled(timeout)
     command = list(shown or argv)
     process = subprocess.Popen(
         list(argv),
@@ -57,7 +58,7 @@ def run(
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         try:
-            stdout, stderr = process.communicate(timeout=5)
+            stdout, stderr = process.communicate(timeout=scaled(5))
         except subprocess.TimeoutExpired:  # somebody outside the group holds the pipes
             stdout, stderr = "", ""
         raise CommandError(command, f"still running after {timeout:g} s", stdout, stderr) from None

@@ -11,6 +11,7 @@ from typing import Self
 
 from .container import Container
 from .host import Host
+from .waiting import scaled
 
 # Says so when the descriptor is there, and lives until its stdin ends.
 WAITING = 'exec 9<"$1" && echo ready && read -r _'
@@ -56,7 +57,7 @@ class StandIn:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._process.communicate(timeout=30)  # closes its stdin
+        self._process.communicate(timeout=scaled(30))  # closes its stdin
 
     def act(
         self,

@@ -11,7 +11,7 @@ from typing import Any
 from .client import Client
 from .container import PYTHON, Container, Program
 from .host import Host
-from .waiting import wait_for
+from .waiting import scaled, wait_for
 
 HERE = Path(__file__).parent
 SERVER = (HERE / "traffic_server.py").read_text()
@@ -69,7 +69,7 @@ class Talker:
 
     def stop(self) -> Seen:
         """Have it stop, and return what it has seen once all is answered or nothing comes any more."""
-        said, wrote = self._process.communicate(timeout=60)
+        said, wrote = self._process.communicate(timeout=scaled(60))
         return self._seen(said.strip().rpartition("\n")[2], wrote)
 
     def _seen(self, line: str, wrote: str = "") -> Seen:

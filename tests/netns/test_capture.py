@@ -13,6 +13,8 @@ import pytest
 from lab import Container, Host, Link, Program
 from lab.standin import StandIn
 
+pytestmark = pytest.mark.vm
+
 Restoring = Callable[..., StandIn]
 REMEDY = 'to dump without it: [capture] on_error = "warn" or enabled = false in the mapping file'
 SLEEPER = Program(argv=["sleep", "infinity"])

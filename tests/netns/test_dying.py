@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import Container, Host, Link, Program, snapshot, wait_for
+from lab import Container, Host, Link, Program, scaled, snapshot, wait_for
 from lab.standin import StandIn
 
 Restoring = Callable[..., StandIn]
@@ -100,7 +100,7 @@ def test_dying_device_is_waited_for(
     assert bridged.has_link("web0")
     process = start(restoring(MAPPING))
     held()
-    assert process.communicate(timeout=30) == ("", "")
+    assert process.communicate(timeout=scaled(30)) == ("", "")
     assert process.returncode == 0
     assert not bridged.has_link("web0")
 
@@ -122,7 +122,7 @@ def test_one_that_lives_is_told_of_though_another_is_dying(
     bridged.run("ip", "link", "add", "db0", "type", "bridge")
     process = start(restoring('mappings = ["eth0:web0@br0", "eth1:db0"]'))
     held()
-    assert process.communicate(timeout=30) == (
+    assert process.communicate(timeout=scaled(30)) == (
         "",
         TAKEN.replace("eth0", "eth1").replace("web0", "db0").replace("a veth", "a bridge"),
     )
@@ -136,7 +136,7 @@ def test_alternative_name_of_a_dying_device(
     running.kill()
     process = start(restoring('[[veth]]\ninner = "eth0"\nouter = "other0"\naltnames = ["front"]'))
     held()
-    assert process.communicate(timeout=30) == ("", "")
+    assert process.communicate(timeout=scaled(30)) == ("", "")
     assert process.returncode == 0
 
 
@@ -150,7 +150,7 @@ def test_program_that_is_ready_waits_too(
     running.kill()
     process = start(restore)
     held()
-    assert process.communicate(timeout=30) == ("", "")
+    assert process.communicate(timeout=scaled(30)) == ("", "")
     assert process.returncode == 0
 
 
@@ -191,5 +191,5 @@ def test_process_that_takes_its_time_to_end(bridged: Host, restoring: Restoring)
     finally:
         ptrace(PTRACE_CONT, sleeper.pid)
     assert sleeper.wait() == -signal.SIGKILL
-    assert process.communicate(timeout=30) == ("", "")
+    assert process.communicate(timeout=scaled(30)) == ("", "")
     assert process.returncode == 0

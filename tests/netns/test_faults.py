@@ -15,6 +15,8 @@ from criu_veth import execute, netlink, paths, program, wire
 from lab import Container, snapshot
 from lab.standin import StandIn, make_pair
 
+pytestmark = pytest.mark.vm
+
 Restoring = Callable[..., StandIn]
 
 EVERYTHING = """

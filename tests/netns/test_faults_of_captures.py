@@ -16,6 +16,8 @@ from criu_veth import execute, netlink, paths, program, wire
 from lab import Container, Host, Link, Program, snapshot
 from lab.standin import StandIn, make_pair
 
+pytestmark = pytest.mark.vm
+
 Operation = tuple[Any, ...]
 
 WEB = Link(inner="eth0", outer="web0", bridge="br0", addresses=("10.0.0.2/24", "fd00::2/64"), gateway="10.0.0.1")

@@ -13,6 +13,8 @@ from criu_veth.wire import find_attr
 from lab import Container, Host
 from lab.standin import StandIn, make_pair
 
+pytestmark = pytest.mark.vm
+
 Restoring = Callable[..., StandIn]
 
 
