@@ -32,6 +32,12 @@ lxc.autodev = 1
 lxc.cap.drop =
 """
 
+# Where cgroup v2 has no controller, LXC names the cgroup to CRIU without a slash, which CRIU takes for granted, and as
+# that of every hierarchy. What CRIU's configuration says of one hierarchy goes before it.
+CGROUP_ROOTS = """grep -q . /sys/fs/cgroup/cgroup.controllers ||
+exec awk -F: '{ print "cgroup-root " $2 ":" ($2 == "" ? "/lxc.payload.web" : "/") }' \
+    /proc/self/cgroup >/etc/criu/default.conf"""
+
 
 def network(node: Node) -> dict[str, Any]:
     return {key: value for key, value in snapshot(node).items() if key != "programs"}
@@ -55,6 +61,7 @@ def test_lxc(node: Node, tmp_path: Path, link: bool) -> None:
         node.run("ip", "address", "add", "10.0.0.1/32", "dev", "web0")
         node.run("ip", "link", "set", "web0", "up", "txqueuelen", "500")
         node.run("ip", "route", "add", "10.0.0.2/32", "dev", "web0")
+    node.run("sh", "-c", CGROUP_ROOTS)
     before = network(node)
     client = node.connect("10.0.0.2")
     assert client.ask("hello") == "1 hello"
