@@ -120,8 +120,8 @@ def test_established_connection_goes_on(bridged: Host, criu: Criu, images: Path)
     client = bridged.connect("10.0.0.2")
     assert client.ask("before") == "1 before"
     criu.dump(container, images, tcp_established=True)
+    container.wait_unplugged()  # a dump without the hook may answer with a reset until then
     client.send("while it is away")
-    container.wait_unplugged()
     outcome = criu.restore(
         bridged, images, external=[WEB.external_detached], hook=HOOK, tcp_established=True, links=[WEB]
     )
