@@ -17,6 +17,8 @@ RESULTS = CACHE / "results"
 TESTS = "tests/netns tests/criu"
 #: Seconds that a virtual machine may take for each of its tests, and for itself.
 LIMIT, LIMIT_ALONE = 60, 300
+#: An emulated kernel panics at its start now and then: what run-in-vm says then, and how often it is tried at most.
+FAILED_TO_BOOT, BOOTS = 125, 3
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -78,21 +80,28 @@ def run_part(part: Part, number: int, pytest_args: Sequence[str]) -> report.Resu
     pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "junit_family=xunit1"]
     told = ["--tb=short", "--durations=0", f"--junitxml={junit}", *pytest_args, *part.tests]
     begun = time.monotonic()
-    with log.open("w") as stream:
-        done = subprocess.run(
-            [*vm, part.cell.kernel.path, "--", *named, *pytest, *told],
-            cwd=REPOSITORY,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            check=False,
-        )
-    fault = None if done.returncode in {0, 1} else f"see {log.relative_to(REPOSITORY)}: {last_line_of(log)}"
+    words = [*vm, part.cell.kernel.path, "--", *named, *pytest, *told]
+    status = boot(words, log)
+    for _ in range(BOOTS - 1):
+        if status != FAILED_TO_BOOT or "test session starts" in log.read_text(errors="replace"):
+            break
+        say(f"{part}: the virtual machine did not come up: {last_line_of(log)}")
+        status = boot(words, log)
+    fault = None if status in {0, 1} else f"see {log.relative_to(REPOSITORY)}: {last_line_of(log)}"
     result = report.read(part, junit, time.monotonic() - begun, fault)
     say(f"{part}: {result.passed} passed, {result.failures} failed, {result.seconds / 60:.1f} min")
     for line in report.failures([result]):
         say(f"  {line}")
     return result
+
+
+def boot(words: Sequence[str | Path], log: Path) -> int:
+    """Run a virtual machine to its end, all that it says into a file; return its exit status."""
+    with log.open("w") as stream:
+        done = subprocess.run(
+            words, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, check=False
+        )
+    return done.returncode
 
 
 def last_line_of(file: Path) -> str:
