@@ -428,7 +428,10 @@ def _netlink(
 
 def _rename(operation: plan.Rename, slots: _Slots) -> Tuple:
     message = netlink.set_link(("IFLA_IFNAME", operation.outer))
-    return _netlink(operation, slots, message, _link_undo(operation, slots, netlink.IFLA_IFNAME))
+    # Before Linux 6.2 no device can be renamed that is up, not even to the name that it has (`dev_change_name`).
+    has_it = (netlink.get_link(operation.outer), (), (((_AT_INDEX, 4), _end(operation, slots), ""),))
+    undo = _link_undo(operation, slots, netlink.IFLA_IFNAME)
+    return _netlink(operation, slots, message, undo, already=((errno.EBUSY,), has_it))
 
 
 def _set_link(operation: plan.SetLink, slots: _Slots) -> Tuple:

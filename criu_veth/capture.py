@@ -314,7 +314,7 @@ class _OuterEnds:
         self._warn_of_vlans(link, master, found)
         untagged = _ids(one for one in found if one.untagged)
         return Vlan(
-            pvid=next((entry.first for entry in found if entry.pvid), None),
+            pvid=next((one.vlan for one in found if one.pvid), None),
             untagged=rules.vlan_entries(untagged),
             tagged=rules.vlan_entries(_ids(found) - untagged),
         )
@@ -322,7 +322,7 @@ class _OuterEnds:
     def _warn_of_vlans(self, link: Link, master: Link, found: list[netlink.PortVlan]) -> None:
         """Name what is not carried over of a port's VLANs: tunnels, states in spanning tree instances, options."""
         lost = []
-        if tunnels := " ".join(_tunnel_text(one) for one in found if one.tunnel is not None):
+        if tunnels := " ".join(f"{one.vlan} ({one.tunnel})" for one in found if one.tunnel is not None):
             lost.append(f"the tunnels of its VLANs {tunnels}")
         changed = _ids(one for one in found if one.changed or not one.forwarding)
         for instance, vlans in self._spanning_tree_of(master).items():
@@ -438,18 +438,11 @@ class _OuterEnds:
 
 
 def _ids(vlans: Iterable[netlink.PortVlan]) -> set[int]:
-    return {one for entry in vlans for one in range(entry.first, entry.last + 1)}
+    return {one.vlan for one in vlans}
 
 
 def _vlan_text(ids: Iterable[int]) -> str:
     return " ".join(map(str, rules.vlan_entries(ids)))
-
-
-def _tunnel_text(entry: netlink.PortVlan) -> str:
-    """Write VLANs with their tunnels, which count up together."""
-    first = entry.tunnel or 0
-    tunnels = str(first) if entry.first == entry.last else f"{first}-{first + entry.last - entry.first}"
-    return f"{_vlan_text(_ids([entry]))} ({tunnels})"
 
 
 def _is_default(entry: Message) -> bool:

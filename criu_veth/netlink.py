@@ -86,8 +86,9 @@ BR_FORWARD_DELAY, BR_STP_STATE, BR_VLAN_FILTERING = (*INFO_DATA, 1), (*INFO_DATA
 _IFLA_AF_SPEC, _IFLA_BRIDGE_VLAN_INFO = 26, 2
 _VLAN_PVID, _VLAN_UNTAGGED, _VLAN_RANGE_BEGIN, _VLAN_RANGE_END = 0x2, 0x4, 0x8, 0x10
 _VLANDB_ATTRS = 24  # behind struct br_vlan_msg
-_VLANDB_ENTRY, _VLANDB_GLOBAL_OPTIONS, _VLANDB_DUMP_FLAGS, _VLANDB_DUMPF_GLOBAL = 1, 2, 1, 2
-_ENTRY_INFO, _ENTRY_RANGE, _ENTRY_STATE, _ENTRY_TUNNEL = 1, 2, 3, 4
+_VLANDB_ENTRY, _VLANDB_GLOBAL_OPTIONS = 1, 2
+_VLANDB_DUMP_FLAGS, _VLANDB_DUMPF_STATS, _VLANDB_DUMPF_GLOBAL = 1, 1, 2
+_ENTRY_INFO, _ENTRY_STATE, _ENTRY_TUNNEL = 1, 3, 4
 _ENTRY_USUAL = {6: b"\x01", 8: bytes(4), 9: b"\0"}  # multicast router, most groups, neighbour suppression
 _STATE_FORWARDING = b"\x03"
 _GOPTS_ID, _GOPTS_RANGE, _GOPTS_MSTI = 1, 2, 18
@@ -662,10 +663,10 @@ def dump_routes6() -> bytes:
     return _encode(rtmsg(), RTM_GETROUTE, 0, {"family": rules.AF_INET6}, ())
 
 
-def _dump_vlans(index: int, flags: int = 0) -> bytes:
+def _dump_vlans(index: int, flags: int) -> bytes:
     """RTM_GETVLAN for a dump of one device's VLANs."""
     body = bytes([AF_BRIDGE, 0, 0, 0]) + wire.u32(index)
-    return wire.message(RTM_GETVLAN, 0, body + (wire.put_attr(_VLANDB_DUMP_FLAGS, wire.u32(flags)) if flags else b""))
+    return wire.message(RTM_GETVLAN, 0, body + wire.put_attr(_VLANDB_DUMP_FLAGS, wire.u32(flags)))
 
 
 def _nested(data: bytes, kind: int) -> list[dict[int, bytes]]:
@@ -718,14 +719,13 @@ class BridgeFacts(NamedTuple):
 
 
 class PortVlan(NamedTuple):
-    """Some VLANs of a bridge port that have all else in common: IDs from ``first`` to ``last``.
+    """One VLAN of a bridge port.
 
-    ``tunnel`` is the first one's tunnel id, ``forwarding`` their state in the spanning tree, ``changed`` whether they
-    have an option that a new VLAN has not.
+    ``tunnel`` is its tunnel id, ``forwarding`` its state in the spanning tree, ``changed`` whether it has an option
+    that a new VLAN has not.
     """
 
-    first: int
-    last: int
+    vlan: int
     pvid: bool
     untagged: bool
     tunnel: int | None
@@ -841,16 +841,19 @@ class Kernel:
         return [Message(ndmsg, data) for data in request]
 
     def vlans(self, port: int) -> list[PortVlan]:
-        """Return the VLANs of one bridge port."""
+        """Return the VLANs of one bridge port.
+
+        With statistics each is told of alone. Without, Linux 6.1 leaves out those that follow the pvid and are as it
+        is: it takes them for one range, and then writes no range of a pvid.
+        """
         found = []
-        for data in self._rtnl.dump(_dump_vlans(port)):
+        for data in self._rtnl.dump(_dump_vlans(port, _VLANDB_DUMPF_STATS)):
             for entry in _nested(data, _VLANDB_ENTRY):
-                flags, first = wire.get_u16(entry[_ENTRY_INFO], 0), wire.get_u16(entry[_ENTRY_INFO], 2)
+                flags, vlan = wire.get_u16(entry[_ENTRY_INFO], 0), wire.get_u16(entry[_ENTRY_INFO], 2)
                 tunnel = dict(wire.attrs(entry.get(_ENTRY_TUNNEL, b""), 0)).get(1)
                 found.append(
                     PortVlan(
-                        first=first,
-                        last=wire.get_u16(entry[_ENTRY_RANGE], 0) if _ENTRY_RANGE in entry else first,
+                        vlan=vlan,
                         pvid=bool(flags & _VLAN_PVID),
                         untagged=bool(flags & _VLAN_UNTAGGED),
                         tunnel=wire.get_u32(tunnel, 0) if tunnel else None,
