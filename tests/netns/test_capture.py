@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -70,11 +70,9 @@ def test_process_is_gone_and_that_is_only_a_warning(restoring: Restoring, bridge
 
 def _ended() -> int:
     """The number of a process that has ended and been reaped."""
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
-    return pid
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
 
 
 def test_network_of_the_host_itself(restoring: Restoring, bridged: Host, images: Path) -> None:
