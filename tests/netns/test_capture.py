@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab import Container, Host, Link, Program
-from lab.standin import StandIn
+from lab.standin import StandIn, make_pair
 
 pytestmark = pytest.mark.vm
 
@@ -35,6 +35,26 @@ def test_captured_and_said(restoring: Restoring, plugged: Container, images: Pat
     assert (veth["inner"]["ifname"], veth["outer"]["ifname"]) == ("eth0", "web0")
     assert veth["outer"]["mac"] == plugged.host.link("web0")["address"]
     assert veth["outer"]["master"] == "br0"
+
+
+def test_every_metric_of_a_route(restoring: Restoring, plugged: Container, container: Container) -> None:
+    host = plugged.host
+    host.run("ip", "address", "add", "10.9.0.1/24", "dev", "web0")
+    metrics = "mtu 1300 advmss 1200 hoplimit 9 initcwnd 20 quickack 1 congctl reno fastopen_no_cookie 1".split()
+    host.run("ip", "route", "add", "10.99.0.0/24", "via", "10.9.0.2", "dev", "web0", *metrics)
+    before = host.run("ip", "route", "show", "10.99.0.0/24").stdout
+    restore = restoring("")
+    assert restore.act("pre-dump", plugged).stderr == "criu-veth: pre-dump: captured eth0: web0\n"
+    plugged.kill()
+    plugged.wait_unplugged()
+
+    for action in ("pre-restore", "setup-namespaces", "post-setup-namespaces"):
+        done = restore.act(action, *([] if action == "pre-restore" else [container]))
+        assert (done.returncode, done.stderr) == (0, "")
+    make_pair(container, "eth0", "web0")
+    assert restore.act("post-restore", container).returncode == 0
+
+    assert host.run("ip", "route", "show", "10.99.0.0/24").stdout == before
 
 
 def test_nothing_is_added_to_the_host(restoring: Restoring, plugged: Container) -> None:
