@@ -400,8 +400,8 @@ def route(entry: Route, *, delete: bool = False) -> bytes:
         "flags": _RTNH_F_ONLINK if entry.onlink else 0,
     }
     if delete:
-        return _encode(rtmsg(), RTM_DELROUTE, 0, fields, attrs)
-    message = _encode(rtmsg(), RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, fields, attrs)
+        return _encode(RouteMessage(), RTM_DELROUTE, 0, fields, attrs)
+    message = _encode(RouteMessage(), RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, fields, attrs)
     if entry.expires is not None:  # pyroute2 has no number for this one
         message = message[:-8] + wire.put_attr(RTA_EXPIRES, wire.u32(entry.expires)) + message[-8:]
         message = wire.u32(len(message)) + message[4:]
@@ -515,7 +515,7 @@ def get_route(entry: Route) -> bytes:
     anywhere = "::" if family == rules.AF_INET6 else "0.0.0.0"  # noqa: S104 - a destination, nothing is bound
     length = 128 if family == rules.AF_INET6 else 32
     fields = {"family": family, "dst_len": length, "flags": _RTM_F_FIB_MATCH}
-    return _encode(rtmsg(), RTM_GETROUTE, 0, fields, [("RTA_DST", destination or anywhere)])
+    return _encode(RouteMessage(), RTM_GETROUTE, 0, fields, [("RTA_DST", destination or anywhere)])
 
 
 def route_key(entry: Route) -> tuple[int, int, int]:
@@ -527,6 +527,17 @@ def route_key(entry: Route) -> tuple[int, int, int]:
 def get_nsid(pid: int) -> bytes:
     """RTM_GETNSID: the id that the asking namespace has for the network namespace of process ``pid``."""
     return _encode(nsidmsg(), RTM_GETNSID, 0, {}, [("NETNSA_PID", pid)])
+
+
+class RouteMessage(rtmsg):  # type: ignore[misc]
+    """struct rtmsg with each metric that the kernel knows: pyroute2 lacks the last, and before 0.9.7 the one before."""
+
+    class metrics(rtmsg.metrics):  # type: ignore[misc] # noqa: N801, D106 - the name by which pyroute2 finds it
+        nla_map = (
+            *rtmsg.metrics.nla_map[:16],
+            ("RTAX_CC_ALGO", "asciiz"),
+            ("RTAX_FASTOPEN_NO_COOKIE", "uint32"),
+        )
 
 
 class TcMessage(nlmsg):  # type: ignore[misc]
@@ -660,7 +671,7 @@ def dump_addresses6() -> bytes:
 
 def dump_routes6() -> bytes:
     """RTM_GETROUTE for a dump of IPv6 routes."""
-    return _encode(rtmsg(), RTM_GETROUTE, 0, {"family": rules.AF_INET6}, ())
+    return _encode(RouteMessage(), RTM_GETROUTE, 0, {"family": rules.AF_INET6}, ())
 
 
 def _dump_vlans(index: int, flags: int) -> bytes:
@@ -812,9 +823,9 @@ class Kernel:
     def routes(self, index: int) -> list[Message]:
         """Return the routes through one device, in every table, those that the kernel made itself left out."""
         found = [
-            Message(rtmsg, data)
+            Message(RouteMessage, data)
             for family in (rules.AF_INET, rules.AF_INET6)
-            for data in self._dump(rtmsg, RTM_GETROUTE, {"family": family}, [("RTA_OIF", index)])
+            for data in self._dump(RouteMessage, RTM_GETROUTE, {"family": family}, [("RTA_OIF", index)])
         ]
         return [entry for entry in found if entry["proto"] != RTPROT_KERNEL and not entry["flags"] & RTM_F_CLONED]
 
@@ -940,7 +951,7 @@ class Kernel:
         (reply,) = self._rtnl.request([get_route(entry)])
         if reply.errno or not reply.messages:
             return None
-        message = rtmsg(reply.messages[0])
+        message = RouteMessage(reply.messages[0])
         message.decode()
         found = (message["dst_len"], message.get_attr("RTA_TABLE"), message.get_attr("RTA_PRIORITY") or 0)
         oif: int | None = message.get_attr("RTA_OIF")

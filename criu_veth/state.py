@@ -84,8 +84,8 @@ class Route(Data, frozen=True, kw_only=True):
     """A route through a device.
 
     ``dst`` is ``default`` or a network with its prefix length, ``family`` ``inet`` or ``inet6``, ``metrics`` are
-    ``RTAX_*`` in lower case. A ``scope`` of None is the one that ``ip route`` would choose. One that a router has
-    advertised ``expires``.
+    ``RTAX_*`` in lower case, numbers but for ``cc_algo``. A ``scope`` of None is the one that ``ip route`` would
+    choose. One that a router has advertised ``expires``.
     """
 
     dst: Text
@@ -101,7 +101,7 @@ class Route(Data, frozen=True, kw_only=True):
     onlink: bool = False
     pref: U32 | None = None
     expires: Seconds = None
-    metrics: dict[str, U32] = {}
+    metrics: dict[str, U32 | Text] = {}
 
 
 class Rule(Data, frozen=True, kw_only=True):
@@ -591,6 +591,9 @@ def _route_fault(entry: Route) -> str | None:
     unknown = [name for name in entry.metrics if name not in ROUTE_METRICS]
     if unknown:
         return f"{unknown[0]!r} is no metric of a route"
+    wrong = [name for name, value in entry.metrics.items() if isinstance(value, str) is not (name == "cc_algo")]
+    if wrong:
+        return f"the metric {wrong[0]!r} is a {'name' if wrong[0] == 'cc_algo' else 'number'}"
     own = [entry.src] if entry.dst == "default" else [entry.src, entry.dst]
     if any(rules.family_name(text) != entry.family for text in own if text):
         return f"{entry.dst} is not of the family {entry.family}"

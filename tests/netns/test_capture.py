@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab import Container, Host, Link, Program
-from lab.standin import StandIn
+from lab.standin import StandIn, make_pair
 
 pytestmark = pytest.mark.vm
 
@@ -35,6 +35,26 @@ def test_captured_and_said(restoring: Restoring, plugged: Container, images: Pat
     assert (veth["inner"]["ifname"], veth["outer"]["ifname"]) == ("eth0", "web0")
     assert veth["outer"]["mac"] == plugged.host.link("web0")["address"]
     assert veth["outer"]["master"] == "br0"
+
+
+def test_every_metric_of_a_route(restoring: Restoring, plugged: Container, container: Container) -> None:
+    host = plugged.host
+    host.run("ip", "address", "add", "10.9.0.1/24", "dev", "web0")
+    metrics = "mtu 1300 advmss 1200 hoplimit 9 initcwnd 20 quickack 1 congctl reno fastopen_no_cookie 1".split()
+    host.run("ip", "route", "add", "10.99.0.0/24", "via", "10.9.0.2", "dev", "web0", *metrics)
+    before = host.run("ip", "route", "show", "10.99.0.0/24").stdout
+    restore = restoring("")
+    assert restore.act("pre-dump", plugged).stderr == "criu-veth: pre-dump: captured eth0: web0\n"
+    plugged.kill()
+    plugged.wait_unplugged()
+
+    for action in ("pre-restore", "setup-namespaces", "post-setup-namespaces"):
+        done = restore.act(action, *([] if action == "pre-restore" else [container]))
+        assert (done.returncode, done.stderr) == (0, "")
+    make_pair(container, "eth0", "web0")
+    assert restore.act("post-restore", container).returncode == 0
+
+    assert host.run("ip", "route", "show", "10.99.0.0/24").stdout == before
 
 
 def test_nothing_is_added_to_the_host(restoring: Restoring, plugged: Container) -> None:
@@ -70,11 +90,9 @@ def test_process_is_gone_and_that_is_only_a_warning(restoring: Restoring, bridge
 
 def _ended() -> int:
     """The number of a process that has ended and been reaped."""
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
-    return pid
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
 
 
 def test_network_of_the_host_itself(restoring: Restoring, bridged: Host, images: Path) -> None:

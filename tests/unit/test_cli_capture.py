@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from criu_veth import capture, state
 from criu_veth.cli import host
@@ -26,8 +24,8 @@ from criu_veth.state import (
     Route,
     State,
 )
+from lab.cli import on_a_terminal, runner
 
-ROOT = Path(__file__).parents[2]
 CAPTURED = State(
     version=1,
     host=Host(hostname="alpha", kernel="6.18", criu_veth="0.1.0", created="2026-01-31T12:00:00+00:00"),
@@ -87,7 +85,7 @@ SAID = (
 
 
 def run(*words: str | Path) -> Result:
-    return CliRunner().invoke(app, [*map(str, words)])
+    return runner().invoke(app, [*map(str, words)])
 
 
 def test_capture_says_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,28 +170,8 @@ def test_inspect_of_a_damaged_state_file(captured: Path) -> None:
     assert shown.stderr == f"criu-veth: error: {captured}/criu-veth.json: is damaged: Input data was truncated\n"
 
 
-def on_a_terminal(*words: str | Path) -> list[list[str]]:
-    """What a command prints on a terminal, as lines of words."""
-    leader, follower = pty.openpty()
-    pid = os.fork()
-    if pid == 0:
-        os.dup2(follower, 1)
-        env = {"PYTHONPATH": str(ROOT), "TERM": "dumb", "COLUMNS": "100"}
-        os.execve(sys.executable, [sys.executable, "-m", "criu_veth", *map(str, words)], env)
-    os.close(follower)
-    shown = b""
-    try:
-        while part := os.read(leader, 65536):
-            shown += part
-    except OSError:  # EIO: the other side is closed
-        pass
-    assert os.waitpid(pid, 0)[1] == 0
-    os.close(leader)
-    return [line.split() for line in shown.decode().splitlines()]
-
-
 def test_inspect_on_a_terminal_is_a_table(captured: Path) -> None:
-    lines = on_a_terminal("inspect", captured)
+    lines = on_a_terminal("inspect", captured, columns=100)
 
     assert lines[1:6] == [
         [],

@@ -6,16 +6,17 @@ import os
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 import criu_veth
 from criu_veth.cli.app import app
+from lab.cli import runner
 
 HOOK = Path(__file__).parents[2] / "hooks" / "criu-veth"
 
 
 def hook_path() -> Result:
-    return CliRunner().invoke(app, ["hook-path"])
+    return runner().invoke(app, ["hook-path"])
 
 
 @pytest.fixture

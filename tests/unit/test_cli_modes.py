@@ -8,11 +8,12 @@ import shlex
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from criu_veth import paths, state, way
 from criu_veth.cli.app import app
 from criu_veth.state import CapturedVeth, Host, Inner, Outer, State
+from lab.cli import runner
 
 NETDEV = bytes.fromhex("19435654 51393757")  # the magic numbers of an image with devices
 LOOPBACK = bytes.fromhex("10000000 0801 1001 1880 8004 20c9 8004 2a02 6c6f")
@@ -46,7 +47,7 @@ def dumped(captured: Path) -> Path:
 
 
 def run(command: str, *words: str | Path) -> Result:
-    return CliRunner().invoke(app, [command, *map(str, words)])
+    return runner().invoke(app, [command, *map(str, words)])
 
 
 def options(images: Path, *words: str | Path) -> list[str]:

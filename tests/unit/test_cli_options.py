@@ -7,10 +7,11 @@ import shlex
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from criu_veth.cli import hookfile
 from criu_veth.cli.app import app
+from lab.cli import runner
 
 HOOK = str(Path(__file__).parents[2] / "hooks" / "criu-veth")
 
@@ -27,7 +28,7 @@ def write(tmp_path: Path, **values: object) -> Path:
 
 
 def options(*words: str | Path) -> Result:
-    return CliRunner().invoke(app, ["options", *map(str, words)])
+    return runner().invoke(app, ["options", *map(str, words)])
 
 
 def test_args_are_words_for_a_shell_and_name_no_bridge(two: Path) -> None:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from criu_veth import paths
 from criu_veth.cli.app import app
-
-ROOT = Path(__file__).parents[2]
+from lab.cli import on_a_terminal, runner
 
 FULL = """
 mappings = ["veth[eth0]:web0@br0"]
@@ -46,7 +42,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def plan(*words: str | Path) -> Result:
-    return CliRunner().invoke(app, ["plan", *map(str, words)])
+    return runner().invoke(app, ["plan", *map(str, words)])
 
 
 def test_lines_are_what_the_hook_would_say(full: Path) -> None:
@@ -79,23 +75,7 @@ def test_json_has_every_operation_with_its_description(full: Path) -> None:
 
 
 def test_on_a_terminal_it_is_a_table(full: Path) -> None:
-    leader, follower = pty.openpty()
-    pid = os.fork()
-    if pid == 0:
-        os.dup2(follower, 1)
-        env = {"PYTHONPATH": str(ROOT), "TERM": "dumb", "COLUMNS": "80"}
-        os.execve(sys.executable, [sys.executable, "-m", "criu_veth", "plan", str(full)], env)
-    os.close(follower)
-    shown = b""
-    try:
-        while part := os.read(leader, 65536):
-            shown += part
-    except OSError:  # EIO: the other side is closed
-        pass
-    assert os.waitpid(pid, 0)[1] == 0
-    os.close(leader)
-
-    lines = [line.split() for line in shown.decode().splitlines()]
+    lines = on_a_terminal("plan", full, columns=80)
     start = lines.index(["post-restore"])
     assert lines[start : start + 4] == [
         ["post-restore"],

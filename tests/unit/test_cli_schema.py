@@ -8,15 +8,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from click.testing import CliRunner
 
 from criu_veth import config, rules, state
 from criu_veth.cli.app import app
+from lab.cli import runner
 
 
 @pytest.fixture(scope="module")
 def schema() -> dict[str, Any]:
-    shown = CliRunner().invoke(app, ["schema"])
+    shown = runner().invoke(app, ["schema"])
     assert (shown.exit_code, shown.stderr) == (0, "")
     made: dict[str, Any] = json.loads(shown.stdout)
     return made
@@ -130,7 +130,7 @@ def test_sysctl_keys(schema: dict[str, Any], key: str) -> None:
 
 @pytest.fixture(scope="module")
 def state_schema() -> dict[str, Any]:
-    shown = CliRunner().invoke(app, ["schema", "--state"])
+    shown = runner().invoke(app, ["schema", "--state"])
     assert (shown.exit_code, shown.stderr) == (0, "")
     made: dict[str, Any] = json.loads(shown.stdout)
     return made

@@ -149,6 +149,27 @@ def test_path_within_the_directory(checkout: Path) -> None:
     assert (done.returncode, done.stderr) == FROM_PYTHON
 
 
+@pytest.mark.parametrize(
+    "path", ["checkout/hooks", "link", "link/", "link/.", "below/..", "below/../hooks", "checkout/below/../../hooks"]
+)
+def test_python_finds_its_environment(checkout: Path, tmp_path: Path, path: str) -> None:
+    """It looks beside the path that it was started by, from which it takes every ``..`` as if there were no links."""
+    (checkout / "hooks/below").mkdir()
+    (tmp_path / "checkout").symlink_to(checkout)
+    (tmp_path / "link").symlink_to(checkout / "hooks")
+    (tmp_path / "below").symlink_to(checkout / "hooks/below")
+    (checkout / "below").symlink_to(checkout / "hooks/below")
+    (checkout / "hooks/hooks").symlink_to(checkout / "hooks")
+    python = checkout / ".venv/bin/python3"
+    python.unlink()
+    python.write_text('#!/bin/sh\necho "$0"\n')
+    python.chmod(0o755)
+
+    started = call(f"{tmp_path}/{path}/criu-veth", CRTOOLS_SCRIPT_ACTION="pre-dump").stdout[:-1]
+
+    assert Path(os.path.normpath(started)).samefile(python)
+
+
 def test_found_on_path(checkout: Path) -> None:
     done = subprocess.run(
         ["env", "-i", f"PATH={checkout}/hooks:/usr/bin:/bin", "criu-veth"], capture_output=True, text=True, check=False

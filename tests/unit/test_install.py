@@ -8,17 +8,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from criu_veth import install
 from criu_veth.cli.app import app
+from lab.cli import runner
 
 LINE = "action-script /usr/local/libexec/criu-veth/hook\n"
 PACKAGES = Path(__file__).parents[2]
 
 
 def invoke(command: str, root: Path, *words: str, answer: str | None = None) -> Result:
-    return CliRunner().invoke(app, [command, "--root", str(root), *words], input=answer)
+    return runner().invoke(app, [command, "--root", str(root), *words], input=answer)
 
 
 def tree(root: Path) -> dict[str, str]:
@@ -54,14 +55,17 @@ def test_the_change_is_shown_and_asked_for(tmp_path: Path) -> None:
     done = invoke("install", tmp_path, "--runtime", "runc", answer="n\n")
 
     assert done.exit_code == 1
-    assert done.stdout.splitlines() == [
+    said = done.stdout.splitlines()
+    if said[-1] == " n":  # click's runner writes the answer there before 8.2
+        said.pop()
+    assert said == [
         "/usr/local/libexec/criu-veth/hook: is new",
         "--- /dev/null",
         "+++ /etc/criu/runc.conf",
         "@@ -0,0 +1 @@",
         "+action-script /usr/local/libexec/criu-veth/hook",
     ]
-    assert done.stderr.splitlines()[-1] == "criu-veth: error: nothing was changed; --yes does it without asking"
+    assert done.stderr.endswith("criu-veth: error: nothing was changed; --yes does it without asking\n")
     assert tree(tmp_path) == {}
 
 

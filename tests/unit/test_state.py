@@ -185,6 +185,18 @@ def test_two_veths_of_one_name() -> None:
         ),
         ({"addresses": [{"address": "10.0.0/24"}]}, "addresses[0]: '10.0.0' is not an IP address"),
         ({"routes": [{"dst": "default", "family": "x"}]}, "routes[0]: 'x' is not inet or inet6"),
+        (
+            {"routes": [{"dst": "default", "family": "inet", "metrics": {"speed": 1}}]},
+            "routes[0]: 'speed' is no metric of a route",
+        ),
+        (
+            {"routes": [{"dst": "default", "family": "inet", "metrics": {"mtu": "big"}}]},
+            "routes[0]: the metric 'mtu' is a number",
+        ),
+        (
+            {"routes": [{"dst": "default", "family": "inet", "metrics": {"cc_algo": 1}}]},
+            "routes[0]: the metric 'cc_algo' is a name",
+        ),
         ({"vlan": {"untagged": [0]}}, "vlan: 0 is no VLAN: an ID from 1 to 4094, or a range such as '30-39'"),
         ({"vlan": {"tagged": ["9-8"]}}, "vlan: '9-8' ends before it begins"),
         ({"vlan": {"pvid": 7, "tagged": [8]}}, "vlan: the pvid 7 is neither untagged nor tagged: write untagged = [7]"),
