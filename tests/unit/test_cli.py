@@ -176,9 +176,13 @@ def test_a_reader_that_has_gone_is_no_news() -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+# What a shell starts in the background ignores the signal.
 WAITING = """
+import signal
 from criu_veth import config
 from criu_veth.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def load(path):
     print("up", flush=True)
