@@ -86,7 +86,7 @@ def _finish(veths: tuple[Veth, ...], operations: tuple[plan.Operation, ...], mad
             listed += _unless_adopted(veth, [outer[veth.inner]])
     by_inner = _by_inner(operations)
     for veth in veths:
-        mine = [_assemble(o, slots) for o in by_inner[veth.inner] if not isinstance(o, _TOGETHER)]
+        mine = [step for o in by_inner[veth.inner] if not isinstance(o, _TOGETHER) for step in _steps(o, slots)]
         listed += _unless_adopted(veth, mine)
     for veth in veths:  # a backup port has to be one: it may be another veth of this container
         for operation in by_inner[veth.inner]:
@@ -201,6 +201,26 @@ def _index_inner(veths: list[Veth], slots: _Slots, *, always: bool = False) -> T
     loopback = ((slots("inner", "lo"), _AT_INDEX), (slots("inner flags", "lo"), _FLAGS_OFFSET))
     wanted.append((b"lo\0", loopback, (), "the container has no lo", True))
     return (INDEX, INNER, netlink.dump_links(), netlink.LINK_ATTRS, (netlink.IFLA_IFNAME,), tuple(wanted), ())
+
+
+def _steps(operation: plan.Operation, slots: _Slots) -> list[Tuple]:
+    """Assemble an operation on the outer end, on a kernel that may want the device down for it."""
+    step = _assemble(operation, slots)
+    if netlink.renames_what_is_up():
+        return [step]
+    if isinstance(operation, plan.Rename):
+        return [_down(operation, slots), step]
+    if isinstance(operation, plan.SetUp) and not operation.inside:
+        # The name is taken back while the device is down; `_down` comes last and knows what it was before.
+        undo = (HOST, netlink.set_flags(0, netlink.IFF_UP), _at_end(operation, slots), (), _text(operation))
+        return [(*step[:6], undo, step[7])]
+    return [step]
+
+
+def _down(operation: plan.Rename, slots: _Slots) -> Tuple:
+    """Set the outer end down, if CRIU has set it up; nobody is told, because it comes up again at the end."""
+    _, ns, message, patches, tolerated, already, undo, _ = _change_flags(operation, slots, 0, netlink.IFF_UP)
+    return (NETLINK, ns, message, patches, tolerated, already, undo, "")
 
 
 def _assemble(operation: plan.Operation, slots: _Slots) -> Tuple:
