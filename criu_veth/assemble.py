@@ -92,10 +92,10 @@ def _finish(veths: tuple[Veth, ...], operations: tuple[plan.Operation, ...], mad
     by_inner = _by_inner(operations)
     before, after = _around_open_vswitch(veths, by_inner)
     for veth in veths:
-        listed += _unless_adopted(veth, [_assemble(o, slots) for o in before[veth.inner]])
+        listed += _unless_adopted(veth, [step for o in before[veth.inner] for step in _steps(o, slots)])
     listed += _attach_to_open_vswitch(veths, by_inner)
     for veth in veths:
-        listed += _unless_adopted(veth, [_assemble(o, slots) for o in after[veth.inner]])
+        listed += _unless_adopted(veth, [step for o in after[veth.inner] for step in _steps(o, slots)])
     for veth in veths:  # a backup port has to be one: it may be another veth of this container
         for operation in by_inner[veth.inner]:
             if isinstance(operation, plan.SetBackupPort):
@@ -248,6 +248,26 @@ def _index_inner(veths: list[Veth], slots: _Slots, *, always: bool = False) -> T
     loopback = ((slots("inner", "lo"), _AT_INDEX), (slots("inner flags", "lo"), _FLAGS_OFFSET))
     wanted.append((b"lo\0", loopback, (), "the container has no lo", True))
     return (INDEX, INNER, netlink.dump_links(), netlink.LINK_ATTRS, (netlink.IFLA_IFNAME,), tuple(wanted), ())
+
+
+def _steps(operation: plan.Operation, slots: _Slots) -> list[Tuple]:
+    """Assemble an operation on the outer end, on a kernel that may want the device down for it."""
+    step = _assemble(operation, slots)
+    if netlink.renames_what_is_up():
+        return [step]
+    if isinstance(operation, plan.Rename):
+        return [_down(operation, slots), step]
+    if isinstance(operation, plan.SetUp) and not operation.inside:
+        # The name is taken back while the device is down; `_down` comes last and knows what it was before.
+        undo = (HOST, netlink.set_flags(0, netlink.IFF_UP), _at_end(operation, slots), (), _text(operation))
+        return [(*step[:6], undo, step[7])]
+    return [step]
+
+
+def _down(operation: plan.Rename, slots: _Slots) -> Tuple:
+    """Set the outer end down, if CRIU has set it up; nobody is told, because it comes up again at the end."""
+    _, ns, message, patches, tolerated, already, undo, _ = _change_flags(operation, slots, 0, netlink.IFF_UP)
+    return (NETLINK, ns, message, patches, tolerated, already, undo, "")
 
 
 def _assemble(operation: plan.Operation, slots: _Slots) -> Tuple:
@@ -428,10 +448,7 @@ def _netlink(
 
 def _rename(operation: plan.Rename, slots: _Slots) -> Tuple:
     message = netlink.set_link(("IFLA_IFNAME", operation.outer))
-    # Before Linux 6.2 no device can be renamed that is up, not even to the name that it has (`dev_change_name`).
-    has_it = (netlink.get_link(operation.outer), (), (((_AT_INDEX, 4), _end(operation, slots), ""),))
-    undo = _link_undo(operation, slots, netlink.IFLA_IFNAME)
-    return _netlink(operation, slots, message, undo, already=((errno.EBUSY,), has_it))
+    return _netlink(operation, slots, message, _link_undo(operation, slots, netlink.IFLA_IFNAME))
 
 
 def _set_link(operation: plan.SetLink, slots: _Slots) -> Tuple:

@@ -238,8 +238,9 @@ class Executor:
         elif reply.errno in tolerated or (already and reply.errno in already[0] and self._holds(ns, already[1])):
             pass
         else:
-            return f"{text}: {errno_text(reply.errno, reply.detail)}"
-        self.done.append(text)
+            return f"{text or undo[-1]}: {errno_text(reply.errno, reply.detail)}"
+        if text:
+            self.done.append(text)
         return ""
 
     def _holds(self, ns: int, check: "Operation") -> bool:

@@ -199,6 +199,25 @@ def set_flags(flags: int, mask: int) -> bytes:
     return _encode(ifinfmsg(), RTM_SETLINK, 0, {"flags": flags, "change": mask}, ())
 
 
+def renames_what_is_up() -> bool:
+    """Whether this kernel lets a device that is up be renamed: Linux 6.2 does, before it was EBUSY."""
+    return _linux() >= (6, 2)
+
+
+def renews_added_routes() -> bool:
+    """Whether a router's advertisement renews a route with a lifetime that somebody else than the kernel has added.
+
+    Linux 6.9 does. Before, the kernel tries to add its own, without a lifetime yet, finds this one, and lets it expire
+    at once; a route that lasts for ever it leaves alone.
+    """
+    return _linux() >= (6, 9)
+
+
+def _linux() -> tuple[int, int]:
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int(minor)
+
+
 def change_link() -> bytes:
     """RTM_NEWLINK that changes an existing device; attributes are appended."""
     return _link(RTM_NEWLINK, ())

@@ -72,7 +72,19 @@ def desired(inputs: Inputs, way: Way | None = None) -> tuple[Veth, ...]:
     ``way`` is how the inner ends come back; by default CRIU makes them. Raises InputError.
     """
     placeholders = {"hostname": os.uname().nodename, "image": program.image_name(inputs.sources.image_dir)}
-    return resolve.resolve(inputs.config, inputs.state, placeholders, way)
+    veths = resolve.resolve(inputs.config, inputs.state, placeholders, way)
+    return veths if netlink.renews_added_routes() else tuple(map(_with_lasting_routes, veths))
+
+
+def _with_lasting_routes(veth: Veth) -> Veth:
+    """Return ``veth`` with the routes that a router has advertised as CRIU brings them back: for ever."""
+    if veth.netns is None:
+        return veth
+    routes = tuple(
+        msgspec.structs.replace(route, expires=None) if route.protocol == netlink.RTPROT_RA else route
+        for route in veth.netns.routes
+    )
+    return msgspec.structs.replace(veth, netns=msgspec.structs.replace(veth.netns, routes=routes))
 
 
 def preflight_here(

@@ -11,14 +11,18 @@ from criu_veth.doctor import FEATURES
 from .host import SBIN
 
 #: The first Linux with a feature, if it is newer than the oldest that the tests are run on.
-SINCE = {"netkit": (6, 7)}
+SINCE = {"netkit": "6.7"}
 
 
 def too_old(name: str) -> str | None:
     """The feature and its first Linux, if this one is older; None if it has to have the feature."""
-    since = SINCE.get(name, (0, 0))
-    major, minor = (int(number) for number in os.uname().release.split(".")[:2])
-    return f"{name} ({'.'.join(map(str, since))})" if (major, minor) < since else None
+    return older_than(SINCE[name], name) if name in SINCE else None
+
+
+def older_than(release: str, what: str) -> str | None:
+    """`what` and the Linux that it needs, if this one is older."""
+    wanted, found = ([int(number) for number in text.split(".")[:2]] for text in (release, os.uname().release))
+    return f"{what} ({release})" if found < wanted else None
 
 
 @cache
