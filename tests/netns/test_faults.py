@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from criu_veth import execute, netlink, paths, program, wire
-from lab import Container, snapshot
+from lab import Container, snapshot, wait_for
 from lab.standin import StandIn, make_pair
 
 pytestmark = pytest.mark.vm
@@ -122,6 +122,11 @@ class Run:
         )
 
 
+def forwards(container: Container, ifname: str) -> bool:
+    """Whether the bridge has heard of the port's carrier, which it does a moment after it was set up."""
+    return bool(container.host.bridge_json("link", "show", "dev", ifname)[0]["state"] == "forwarding")
+
+
 def begin(restoring: Restoring, container: Container, text: str, bridge: str | None = None) -> Run:
     restore = restoring(text)
     assert restore.act("pre-restore").returncode == 0
@@ -130,6 +135,8 @@ def begin(restoring: Restoring, container: Container, text: str, bridge: str | N
         if bridge is None:  # up once, so that it has the queue that a device keeps
             container.host.run("ip", "link", "set", outer, "up")
             container.host.run("ip", "link", "set", outer, "down")
+        else:
+            wait_for(lambda name=outer: forwards(container, name), f"{outer} to forward")  # type: ignore[misc]
     return Run(restore, container)
 
 
