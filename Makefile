@@ -5,6 +5,7 @@ PYTEST_ARGS ?=
 KERNELS ?= 6.1 6.12 newest
 CRIUS ?= 3.17.1 4.1.1 4.2.1 4.3
 TESTS ?= tests/netns tests/criu
+CELLS ?= 3.11-oldest 3.11-newest 3.15-oldest 3.15-newest
 BENCH_ARGS ?=
 
 BIN := .venv/bin
@@ -14,13 +15,14 @@ PYTEST = $(BIN)/pytest -n $(JOBS)
 SCRIPTS = $(shell find .ci examples hooks tests tools -type f -exec \
     awk 'FNR == 1 { if (/^\#!.*[\/ ](ba)?sh( |$$)/) print FILENAME; nextfile }' {} +)
 
-.PHONY: help setup check test test-kernels demo bench bench-migrate lock clean
+.PHONY: help setup check test test-kernels test-matrix demo bench bench-migrate lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo 'Variables: PYTHON, CRIU, JOBS=2, PYTEST_ARGS="-k NAME", BENCH_ARGS'
 	@echo 'test-kernels: KERNELS="$(KERNELS)", CRIUS="$(CRIUS)", TESTS="$(TESTS)"'
+	@echo 'test-matrix: CELLS="$(CELLS)", or 3.13, 3.14'
 
 setup: ## make .venv, .criu and install the Debian packages that are missing
 	@tools/setup venv packages criu runtimes
@@ -42,6 +44,10 @@ test-kernels: ## the tests of the kernel and of CRIU under each of KERNELS with 
 	@PYTHONPATH=tools $(BIN)/python -m kernels --kernels="$(KERNELS)" --crius="$(CRIUS)" --tests="$(TESTS)" \
 	    --jobs=$(JOBS) -- $(PYTEST_ARGS)
 
+test-matrix: ## the tests without CRIU under the oldest and newest Python, with the oldest and newest packages
+	@tools/setup root venv packages
+	@PYTHONPATH=tools $(BIN)/python -m matrix --cells="$(CELLS)" --jobs=$(JOBS) -- $(PYTEST_ARGS)
+
 demo: ## checkpoint and restore a server, and watch its veth come back
 	@tools/setup root venv packages criu
 	@CRIU=$$(tools/setup criu-path) examples/demo/run
@@ -58,5 +64,5 @@ lock: ## write requirements.lock after a change of pyproject.toml (UPGRADE=1: ne
 	@tools/setup lock
 
 clean: ## remove what these targets made (not Debian packages)
-	rm -rf .venv .criu .criu.* .kernels .runtimes .runtimes.* .make .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .criu .criu.* .kernels .matrix .runtimes .runtimes.* .make .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	find criu_veth examples tests tools -name __pycache__ -type d -exec rm -rf {} +

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154
-# What get-criu and get-kernel share: packages of another Debian suite, fetched from this machine's archive with an APT
+# What get-criu, get-kernel and get-python share: packages of another Debian suite, fetched from this machine's archive with an APT
 # of its own, and a directory that is replaced only when the new one is complete.
 #
 # Sourced after say.sh by a script that sets `marker`, the name of a file, and `without_debian`, a hint. `begin` sets
@@ -146,6 +146,28 @@ fetch_by() { # APT-GET'S WORD... PACKAGE...
     apt-get -qq "$@" >"$log" 2>&1 && return
     sed 's/^/    /' "$log" >&2
     die "cannot $* from $suite"
+}
+
+# Unpack all that was fetched.
+unpack_into() { # DIR
+    local deb
+    mkdir -p "$1"
+    for deb in "$work"/apt/archives/*.deb; do
+        dpkg-deb -x "$deb" "$1"
+    done
+}
+
+# Set `loader`, the C library's program loader, and the array `libraries`, the places that it is to look in: both as paths
+# below ROOT, into which packages were unpacked.
+find_libraries() { # ROOT
+    local place
+    loader=$(cd "$1" && find . \( -name 'ld-linux*.so.?' -o -name 'ld64.so.?' \) -type f -print -quit)
+    [ -n "$loader" ] || die "the C library of $suite has no program loader that is known here"
+    loader=${loader#./} libraries=()
+    # Before Debian 13 the packages spread the libraries over two places.
+    for place in {usr/,}lib/"$(basename "$(dirname "$loader")")"; do
+        [ ! -d "$1/$place" ] || libraries+=("$place")
+    done
 }
 
 # Put $work/new where PREFIX is. The LINEs say what it is, in the file that marks it as replaceable.
