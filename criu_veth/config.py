@@ -660,10 +660,9 @@ def _ovs_vlans(listed: list[int | str], *, strict: bool = True) -> tuple[int, ..
     """
     found: set[int] = set()
     for entry in listed:
-        first, dash, last = str(entry).partition("-") if isinstance(entry, str) else (str(entry), "", "")
-        ends = [int(text) for text in (first, last or first) if text.isascii() and text.isdecimal() and len(text) < 5]
-        if len(ends) == 2 and bool(dash) == bool(last) and ends[0] <= ends[1] <= rules.OVS_VLAN_MAX:
-            found.update(range(ends[0], ends[1] + 1))
+        ids = rules.vlan_range(entry, 0, rules.OVS_VLAN_MAX)
+        if ids:
+            found.update(ids)
         elif strict:
             raise ValueError(
                 f'{entry!r} is no VLAN from 0 to {rules.OVS_VLAN_MAX}, and no range of them such as "30-39"'

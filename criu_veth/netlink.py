@@ -189,9 +189,7 @@ def set_link(*attrs: tuple[str, Any]) -> bytes:
 
 def set_alias(alias: str) -> bytes:
     """RTM_SETLINK of the alias, without the NUL that pyroute2 adds: with it the kernel takes 254 bytes, not 255."""
-    message = set_link()
-    message += wire.put_attr(IFLA_IFALIAS, alias.encode() or b"\0")
-    return wire.u32(len(message)) + message[4:]
+    return _appended(set_link(), wire.put_attr(IFLA_IFALIAS, alias.encode() or b"\0"))
 
 
 def set_flags(flags: int, mask: int) -> bytes:
@@ -235,14 +233,12 @@ def change_backup_port() -> bytes:
 
 def add_vlans(vlan: Vlan) -> bytes:
     """RTM_SETLINK that adds VLANs to the bridge port whose index is filled in at INDEX_OFFSET."""
-    listed = [(one, _VLAN_UNTAGGED) for one in rules.parse_vlans(vlan.untagged)]
-    listed += [(one, 0) for one in rules.parse_vlans(vlan.tagged)]
+    untagged, tagged = rules.parse_vlans(vlan.untagged), rules.parse_vlans(vlan.tagged)
     infos = b""
-    for flags in (0, _VLAN_UNTAGGED):
-        for run in rules.vlan_ranges(one for one, of_it in listed if of_it == flags and one != vlan.pvid):
-            infos += _vlan_range(run, flags)
+    for ids, flags in ((tagged, 0), (untagged, _VLAN_UNTAGGED)):
+        infos += b"".join(_vlan_range(run, flags) for run in rules.vlan_ranges(ids - {vlan.pvid}))
     if vlan.pvid is not None:  # it may not be in a range
-        infos += _vlan_info(vlan.pvid, _VLAN_PVID | next(flags for one, flags in listed if one == vlan.pvid))
+        infos += _vlan_info(vlan.pvid, _VLAN_PVID | (_VLAN_UNTAGGED if vlan.pvid in untagged else 0))
     return _change_vlans(RTM_SETLINK, infos)
 
 
@@ -308,6 +304,7 @@ def make_device(name: str, inner: Inner, kind: str, kind_mode: str, *, inside: b
 
 
 def _appended(message: bytes, attrs: bytes) -> bytes:
+    """Return a message with more attributes at its end, and the length that it has with them."""
     return wire.u32(len(message) + len(attrs)) + message[4:] + attrs
 
 
@@ -422,8 +419,7 @@ def route(entry: Route, *, delete: bool = False) -> bytes:
         return _encode(RouteMessage(), RTM_DELROUTE, 0, fields, attrs)
     message = _encode(RouteMessage(), RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, fields, attrs)
     if entry.expires is not None:  # pyroute2 has no number for this one
-        message = message[:-8] + wire.put_attr(RTA_EXPIRES, wire.u32(entry.expires)) + message[-8:]
-        message = wire.u32(len(message)) + message[4:]
+        message = _appended(message[:-8], wire.put_attr(RTA_EXPIRES, wire.u32(entry.expires)) + message[-8:])
     return message
 
 

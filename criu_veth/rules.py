@@ -217,20 +217,31 @@ def parse_network(text: str) -> tuple[str, int]:
 VLAN_MIN, VLAN_MAX = 1, 4094
 
 
+def vlan_range(entry: int | str, lowest: int, highest: int) -> range | None:
+    """Read one VLAN ID or a range of them (``10``, ``"10"``, ``"30-39"``): empty if it ends before it begins.
+
+    None if ``entry`` is neither, or has an ID of more than four digits or beyond ``lowest`` and ``highest``.
+    """
+    first, dash, last = str(entry).partition("-")
+    ends = (first, last if dash else first)
+    if not all(one.isascii() and one.isdecimal() and len(one) < 5 and lowest <= int(one) <= highest for one in ends):
+        return None
+    return range(int(ends[0]), int(ends[1]) + 1)
+
+
 def parse_vlans(entries: Iterable[int | str]) -> set[int]:
-    """Read VLAN IDs, each a number or a range of them (``10``, ``"10"``, ``"30-39"``).
+    """Read VLAN IDs of a bridge port, each as `vlan_range` takes it.
 
     Raises ValueError.
     """
     found: set[int] = set()
     for entry in entries:
-        first, dash, last = str(entry).partition("-")
-        ids = (first, last) if dash else (first,)
-        if not all(one.isascii() and one.isdecimal() and VLAN_MIN <= int(one) <= VLAN_MAX for one in ids):
+        ids = vlan_range(entry, VLAN_MIN, VLAN_MAX)
+        if ids is None:
             raise ValueError(f"{entry!r} is no VLAN: an ID from {VLAN_MIN} to {VLAN_MAX}, or a range such as '30-39'")
-        if int(ids[0]) > int(ids[-1]):
+        if not ids:
             raise ValueError(f"{entry!r} ends before it begins")
-        found.update(range(int(ids[0]), int(ids[-1]) + 1))
+        found.update(ids)
     return found
 
 

@@ -93,16 +93,22 @@ _PORT: dict[str, Schema] = {
     "mab": {"description": "MAC authentication bypass: note the unknown addresses of a locked port."},
     "group_fwd_mask": {"description": "Link-local groups (01:80:C2:00:00:0X) that are forwarded, one bit each."},
 }
+_VLAN_ID: Schema = {"minimum": rules.VLAN_MIN, "maximum": rules.VLAN_MAX}
 _OVS_VLAN: Schema = {"minimum": 0, "maximum": rules.OVS_VLAN_MAX}
+
+
+def _vlan_ids(bounds: Schema) -> Schema:
+    """The items of an array of VLANs and ranges of them."""
+    return {"anyOf": [{"type": "integer", **bounds}, {"type": "string", "pattern": "^[0-9]{1,4}(-[0-9]{1,4})?$"}]}
+
+
 _TEXTS: Schema = {"propertyNames": {"minLength": 1}, "maxProperties": rules.OVS_MAP_MAX}
 _OVS: dict[str, Schema] = {
     "bridge": {"description": "Open vSwitch bridge that the outer end becomes a port of.", "pattern": _NAME},
     "tag": {"description": "VLAN of an access port; of a native one that of its untagged frames.", **_OVS_VLAN},
     "trunks": {
         "description": "VLANs of a trunk port, and ranges of them.",
-        "items": {
-            "anyOf": [{"type": "integer", **_OVS_VLAN}, {"type": "string", "pattern": "^[0-9]{1,4}(-[0-9]{1,4})?$"}]
-        },
+        "items": _vlan_ids(_OVS_VLAN),
     },
     "vlan_mode": {"description": "Without it, a port with a tag is an access port, and one without a trunk port."},
     "external_ids": {"description": "Keys for other programs, of the port.", **_TEXTS},
@@ -110,18 +116,20 @@ _OVS: dict[str, Schema] = {
     "ingress_policing_rate": {"description": "Most that the container may send, in kbit/s; 0: no limit.", **_U32},
     "ingress_policing_burst": {"description": "Burst beyond that, in kbit; 0: Open vSwitch's own default.", **_U32},
 }
-_VLAN_ID: Schema = {"minimum": rules.VLAN_MIN, "maximum": rules.VLAN_MAX}
-_VLAN_IDS: Schema = {
-    "anyOf": [{"type": "integer", **_VLAN_ID}, {"type": "string", "pattern": "^[0-9]{1,4}(-[0-9]{1,4})?$"}]
-}
 _VLAN: dict[str, Schema] = {
     "pvid": {
         "description": "VLAN of frames that come in without a tag; it is untagged or tagged too. Without it they are"
         " dropped.",
         **_VLAN_ID,
     },
-    "untagged": {"description": "VLANs whose frames go out without a tag: ids and ranges, 30-39.", "items": _VLAN_IDS},
-    "tagged": {"description": "VLANs whose frames go out with their tag: ids and ranges, 30-39.", "items": _VLAN_IDS},
+    "untagged": {
+        "description": "VLANs whose frames go out without a tag: ids and ranges, 30-39.",
+        "items": _vlan_ids(_VLAN_ID),
+    },
+    "tagged": {
+        "description": "VLANs whose frames go out with their tag: ids and ranges, 30-39.",
+        "items": _vlan_ids(_VLAN_ID),
+    },
 }
 _KEYS: dict[str, dict[str, Schema]] = {
     "File": {

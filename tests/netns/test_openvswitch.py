@@ -312,6 +312,16 @@ LATE = f"""#!/bin/sh
 {PROGRAM}.real "$@"
 case $* in *add-port*) echo "ovs-vsctl: Error detected while setting up 'web0': no.  See the log." >&2 ;; esac
 """
+
+
+def begun(host: Host, container: Container, restoring: Restoring) -> tuple[StandIn, object]:
+    """A restore just before post-restore, with the pair that CRIU makes, and what is on the host then."""
+    restore = restoring(ONE)
+    assert act(restore, "pre-restore") == (0, [])
+    make_pair(container, "eth0", "x0")
+    return restore, snapshot(host)
+
+
 FAULTS = {
     "says why": (SAYS, "ovs-vsctl: no port named web0"),
     "says it otherwise": ("#!/bin/sh\necho one >&2\necho two >&2\nexit 3\n", "ovs-vsctl: two"),
@@ -328,10 +338,7 @@ def test_a_program_that_fails(
     host: Host, switch: OpenVSwitch, container: Container, restoring: Restoring, name: str
 ) -> None:
     text, why = FAULTS[name]
-    restore = restoring(ONE)
-    assert act(restore, "pre-restore") == (0, [])
-    make_pair(container, "eth0", "x0")
-    before = snapshot(host)
+    restore, before = begun(host, container, restoring)
     fake(host, text)
     status, said = act(restore, "post-restore", container)
     real(host)
@@ -348,10 +355,7 @@ def test_a_switch_that_cannot_do_it(
     host: Host, switch: OpenVSwitch, container: Container, restoring: Restoring
 ) -> None:
     """The database takes the port, ovs-vswitchd does not get along with it, and ovs-vsctl ends with status 0."""
-    restore = restoring(ONE)
-    assert act(restore, "pre-restore") == (0, [])
-    make_pair(container, "eth0", "x0")
-    before = snapshot(host)
+    restore, before = begun(host, container, restoring)
     real_program = host.path("/etc/criu/real")
     real_program.write_bytes(Path(PROGRAM).read_bytes())
     real_program.chmod(0o755)
@@ -368,10 +372,7 @@ def test_a_switch_that_cannot_do_it(
 def test_a_switch_that_does_not_answer(
     host: Host, switch: OpenVSwitch, container: Container, restoring: Restoring
 ) -> None:
-    restore = restoring(ONE)
-    assert act(restore, "pre-restore") == (0, [])
-    make_pair(container, "eth0", "x0")
-    before = snapshot(host)
+    restore, before = begun(host, container, restoring)
     switch.switch.send_signal(signal.SIGSTOP)
     fault = "eth0: web0 attached to obr0, tag 10: ovs-vsctl: no answer in time"
     assert act(restore, "post-restore", container) == (1, [f"criu-veth: error: post-restore: {fault}"])

@@ -45,31 +45,47 @@ class Sum:
         return ", ".join(filter(None, words))
 
 
+@dataclass
+class Outcomes:
+    """What pytest says of its tests: `failed` with the last line of their errors, `skipped` by reason, all `names`."""
+
+    passed: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+
+
+def outcomes(file: Path) -> Outcomes | None:
+    """Read pytest's JUnit report; None if it wrote none, or not to its end."""
+    try:
+        cases = list(ET.parse(file).getroot().iter("testcase"))  # noqa: S314  # this program had it written
+    except (OSError, ET.ParseError):
+        return None
+    found = Outcomes()
+    for case in cases:
+        name = f"{case.get('file')}::{case.get('name')}"
+        found.names.add(name)
+        if (error := case.find("failure")) is not None or (error := case.find("error")) is not None:
+            found.failed.append((name, last_line(error)))
+        elif (skipped := case.find("skipped")) is not None:
+            found.skipped.append(skipped.get("message", ""))
+        else:
+            found.passed += 1
+    return found
+
+
 def read(part: Part, file: Path, seconds: float, fault: str | None) -> Result:
     """Read pytest's JUnit report; with a fault, a test of which it says nothing is one that failed."""
-    try:
-        cases = ET.parse(file).getroot().iter("testcase")  # noqa: S314  # this program had it written
-        found = [(f"{case.get('file')}::{case.get('name')}", case) for case in cases]
-    except (OSError, ET.ParseError):
-        found = []
-        fault = fault or "pytest wrote no report"
-    failed, missing, passed = [], [], 0
-    for name, case in found:
-        if (error := case.find("failure")) is not None or (error := case.find("error")) is not None:
-            failed.append((name, last_line(error)))
-        elif (skipped := case.find("skipped")) is not None:
-            missing.append(skipped.get("message", ""))
-        else:
-            passed += 1
-    said = {name for name, _ in found}
-    unheard = tuple(name for name in part.tests if name not in said) if fault else ()
+    found = outcomes(file)
+    if found is None:
+        found, fault = Outcomes(), fault or "pytest wrote no report"
     return Result(
         part=part,
         seconds=seconds,
-        passed=passed,
-        failed=tuple(failed),
-        missing=tuple(missing),
-        unheard=unheard,
+        passed=found.passed,
+        failed=tuple(found.failed),
+        missing=tuple(found.skipped),
+        unheard=tuple(name for name in part.tests if name not in found.names) if fault else (),
         fault=fault,
     )
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree as ET
 
-from kernels.report import last_line
+from kernels.report import Outcomes, outcomes
 
 from .cells import NEWEST, OLDEST, Cell
 
@@ -31,22 +30,13 @@ class Result:
 
 def read(cell: Cell, versions: Mapping[str, str], file: Path, seconds: float, fault: str | None) -> Result:
     """Read pytest's JUnit report; a `fault` of pytest itself is a failure beside those of tests."""
-    try:
-        cases = list(ET.parse(file).getroot().iter("testcase"))  # noqa: S314  # this program had it written
-    except (OSError, ET.ParseError):
-        cases = []
-        fault = fault or "pytest wrote no report"
-    failed, passed, skipped = [], 0, 0
-    for case in cases:
-        if (error := case.find("failure")) is not None or (error := case.find("error")) is not None:
-            failed.append((f"{case.get('file')}::{case.get('name')}", last_line(error)))
-        elif case.find("skipped") is not None:
-            skipped += 1
-        else:
-            passed += 1
-    if fault:
-        failed.append(("pytest", fault))
-    return Result(cell=cell, versions=versions, seconds=seconds, passed=passed, failed=tuple(failed), skipped=skipped)
+    found = outcomes(file)
+    if found is None:
+        found, fault = Outcomes(), fault or "pytest wrote no report"
+    failed = (*found.failed, ("pytest", fault)) if fault else tuple(found.failed)
+    return Result(
+        cell=cell, versions=versions, seconds=seconds, passed=found.passed, failed=failed, skipped=len(found.skipped)
+    )
 
 
 def failures(results: Sequence[Result]) -> Iterator[str]:
