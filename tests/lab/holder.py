@@ -7,37 +7,58 @@ process got its environment back with its memory, so it carries it too), and end
 the last reference to the namespaces. The source is handed to `python -I -S -c`.
 """
 
+import ctypes
+import fcntl
 import os
 import signal
 import socket
-import subprocess
+import struct
 import sys
 import time
+
+# mount(2), umount(2), netdevice(7)
+MS_BIND, MNT_DETACH = 4096, 2
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
 # A sysfs shows the links of the network namespace in which it was mounted. This one has an empty
 # fs/cgroup: nothing in the lab may write to the machine's. /run/lab/root is the containers' root;
 # CRIU restores a mount namespace only below a --root that is a mount.
-MOUNTS = """set -e
-mount -t tmpfs -o mode=755 tmpfs /run
-mkdir -p /run/lab/upper /run/lab/work /run/lab/root
-mount -t overlay -o lowerdir=/etc,upperdir=/run/lab/upper,workdir=/run/lab/work overlay /etc
-mkdir -p /etc/criu
-mount -t tmpfs -o mode=755 tmpfs /etc/criu
-mount -t sysfs sysfs /sys
-mount --bind / /run/lab/root
-ip link set lo up
-"""
+MOUNTS = (
+    ("tmpfs", "/run", "mode=755"),
+    ("overlay", "/etc", "lowerdir=/etc,upperdir=/run/lab/upper,workdir=/run/lab/work"),
+    ("tmpfs", "/etc/criu", "mode=755"),
+    ("sysfs", "/sys", ""),
+    ("", "/run/lab/root", ""),
+)
+DIRECTORIES = {"/run": ("/run/lab/upper", "/run/lab/work", "/run/lab/root"), "/etc": ("/etc/criu",)}
+
+# The system calls themselves: a dozen of mount's and umount's processes would take longer than many a test.
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 def prepare() -> None:
-    """Give the host its own /run, /etc above the real one, empty /etc/criu, and /sys."""
+    """Give the host its own /run, /etc above the real one, empty /etc/criu, and /sys; set lo up."""
     # Mounts that lie hidden below others confuse CRIU, so the old ones go first, newest first.
     with open("/proc/self/mountinfo", encoding="utf-8") as mountinfo:
         points = [line.split()[4] for line in mountinfo]
     for point in reversed(points):
         if (point + "/").startswith(("/run/", "/etc/", "/sys/")):
-            subprocess.run(["umount", "--lazy", point], check=True)
-    subprocess.run(["sh", "-c", MOUNTS], check=True)
+            succeed(libc.umount2(point.encode(), MNT_DETACH), point)
+    for kind, point, data in MOUNTS:
+        source, flags = (kind, 0) if kind else ("/", MS_BIND)
+        told = (source.encode(), point.encode(), kind.encode(), ctypes.c_ulong(flags), data.encode())
+        succeed(libc.mount(*told), point)
+        for directory in DIRECTORIES.get(point, ()):
+            os.makedirs(directory, exist_ok=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        fcntl.ioctl(asked, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP))
+
+
+def succeed(status: int, name: str) -> None:
+    """Raise OSError if a call of libc's did not return 0."""
+    if status:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), name)
 
 
 def kill_marked(mark: bytes) -> int:
