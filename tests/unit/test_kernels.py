@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from pytest_mock import MockerFixture
 
+from kernels import __main__ as program
 from kernels import cells, report
 from kernels.__main__ import arguments, conclude
 from kernels.cells import Cell, Part, Provided
+from lab import wait_for
 
 OLD = Provided(name="6.1", version="6.1.0-50-amd64", path=Path("/kernels/6.1"))
 NEW = Provided(name="newest", version="7.2.12+deb14-amd64", path=Path("/kernels/newest"))
@@ -44,7 +51,7 @@ def test_report_is_read(junit: Path) -> None:
     assert result.passed == 1
     assert result.missing == ("netkit (6.7)",)
     assert list(report.failures([result])) == [
-        "6.1: tests/netns/test_a.py::test_two: +  where 1 = one()",
+        "6.1: tests/netns/test_a.py::test_two: assert 1 == 2",
         "6.1: tests/netns/test_a.py::test_three: no lines of its own",
     ]
 
@@ -110,7 +117,7 @@ def test_what_is_said_at_the_end(junit: Path, capsys: pytest.CaptureFixture[str]
 
     assert capsys.readouterr().out == (
         "6.1: not there: netkit (6.7) (1 test)\n"
-        "6.1: tests/netns/test_a.py::test_two: +  where 1 = one()\n"
+        "6.1: tests/netns/test_a.py::test_two: assert 1 == 2\n"
         "6.1: tests/netns/test_a.py::test_three: no lines of its own\n"
         "\n"
         "| kernel | without CRIU | CRIU 3.17.1 | CRIU 4.2.1 |\n"
@@ -125,6 +132,36 @@ def test_what_is_said_at_the_end(junit: Path, capsys: pytest.CaptureFixture[str]
 
 def test_nothing_run_is_no_success() -> None:
     assert conclude([OLD], [], []) == 1
+
+
+def test_interrupted_it_begins_no_other(
+    mocker: MockerFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submit, shutdown = mocker.spy(ThreadPoolExecutor, "submit"), mocker.spy(ThreadPoolExecutor, "shutdown")
+    begun = []
+
+    def run_part(part: Part, *_: object) -> report.Result:
+        begun.append(part.tests)
+        wait_for(lambda: len(submit.spy_return_list) == 3, "all parts to wait for their turns")
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        wait_for(lambda: shutdown.spy_return_list, "the program to have heard it")
+        return report.Result(part=part, seconds=0.0)
+
+    monkeypatch.setattr(sys, "argv", ["kernels", "--kernels=6.1", "--crius=", "--jobs=1"])
+    monkeypatch.setattr(program, "RESULTS", tmp_path)
+    monkeypatch.setattr(cells, "SIZE", 1)
+    mocker.patch.object(program, "collect", return_value=TESTS[:3])
+    mocker.patch.object(program, "provide_kernel", return_value=OLD)
+    mocker.patch.object(program, "run_part", run_part)
+
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it would be ignored
+    try:
+        assert program.main() == 130
+    finally:
+        signal.signal(signal.SIGINT, heard)
+
+    assert len(begun) == 1
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,13 @@ def main() -> int:
     work = list(parts(kernels, crius, tests))
     say(f"{len(tests)} tests in {len(work)} virtual machines, {options.jobs} at a time")
     with ThreadPoolExecutor(options.jobs) as pool:
-        running = [pool.submit(run_part, part, number, options.pytest_args) for number, part in enumerate(work, 1)]
-        results = [future.result() for future in running]
+        try:
+            running = [pool.submit(run_part, part, number, options.pytest_args) for number, part in enumerate(work, 1)]
+            results = [future.result() for future in running]
+        except KeyboardInterrupt:  # the virtual machines have heard it too
+            pool.shutdown(wait=False, cancel_futures=True)
+            print("interrupted", file=sys.stderr)
+            return 130
     return conclude(kernels, crius, results)
 
 

@@ -13,7 +13,7 @@ from .cells import Cell, Part, Provided
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What came of a part: `failed` are tests with the last line of their errors, `missing` are reasons of skips."""
+    """What came of a part: `failed` are tests with the first line of their errors, `missing` are reasons of skips."""
 
     part: Part
     seconds: float
@@ -47,7 +47,7 @@ class Sum:
 
 @dataclass
 class Outcomes:
-    """What pytest says of its tests: `failed` with the last line of their errors, `skipped` by reason, all `names`."""
+    """What pytest says of its tests: `failed` with the first line of their errors, `skipped` by reason, all `names`."""
 
     passed: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
@@ -66,7 +66,7 @@ def outcomes(file: Path) -> Outcomes | None:
         name = f"{case.get('file')}::{case.get('name')}"
         found.names.add(name)
         if (error := case.find("failure")) is not None or (error := case.find("error")) is not None:
-            found.failed.append((name, last_line(error)))
+            found.failed.append((name, first_line(error)))
         elif (skipped := case.find("skipped")) is not None:
             found.skipped.append(skipped.get("message", ""))
         else:
@@ -90,11 +90,11 @@ def read(part: Part, file: Path, seconds: float, fault: str | None) -> Result:
     )
 
 
-def last_line(error: ET.Element) -> str:
-    """The last line that pytest marks as the error itself, or the last of all."""
+def first_line(error: ET.Element) -> str:
+    """The first line that pytest marks as the error (the last ones only advise to ask for more), or the last of all."""
     lines = [line.strip() for line in (error.text or error.get("message") or "").splitlines() if line.strip()]
     marked = [line[1:].strip() for line in lines if line.startswith("E ")]
-    return (marked or lines or ["no error text"])[-1]
+    return (marked[:1] or lines or ["no error text"])[-1]
 
 
 def sums(results: Sequence[Result]) -> dict[Cell, Sum]:

@@ -13,7 +13,7 @@ from .cells import NEWEST, OLDEST, Cell
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What came of a cell: `failed` are tests, or what else went wrong, with the last line of each error."""
+    """What came of a cell: `failed` are tests, or what else went wrong, with the first line of each error."""
 
     cell: Cell
     versions: Mapping[str, str]
