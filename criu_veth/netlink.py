@@ -169,6 +169,10 @@ PORT_FLAGS = {
 }
 
 
+#: The first Linux with a port flag, if some that are in use are older: those ignore what they do not know.
+PORT_FLAGS_SINCE = {"locked": (5, 18), "mab": (6, 2), "mcast_max_groups": (6, 3), "neigh_vlan_suppress": (6, 4)}
+
+
 def _encode(message: Any, kind: int, flags: int, fields: dict[str, Any], attrs: Iterable[tuple[str, Any]]) -> bytes:
     message.update(fields)
     message["attrs"] = list(attrs)
@@ -211,8 +215,17 @@ def renews_added_routes() -> bool:
     return _linux() >= (6, 9)
 
 
+def unknown_port_flags(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Those of these port flags that this kernel is too old for, each with the first Linux that has it, like "6.2".
+
+    That is told from the kernel's version: one to which its distributor has ported the flag back knows it all the same.
+    """
+    first = ((name, PORT_FLAGS_SINCE.get(name, (0, 0))) for name in names)
+    return [(name, f"{since[0]}.{since[1]}") for name, since in first if _linux() < since]
+
+
 def _linux() -> tuple[int, int]:
-    major, minor = os.uname().release.split(".")[:2]
+    major, minor = os.uname().release.replace("-", ".").split(".")[:2]
     return int(major), int(minor)
 
 

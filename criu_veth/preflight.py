@@ -73,6 +73,7 @@ class _Preflight:
             self.faults.append(f"veth {veth.inner}: {fault}{remedy}")
             return
         self._vlans(veth, name)
+        self._port_flags(veth)
         if name in self.bridges and self.bridges[name].stp_state != bytes(4):
             delay = wire.get_u32(self.bridges[name].forward_delay, 0) / 100
             if delay:
@@ -94,6 +95,14 @@ class _Preflight:
         if veth.captured:
             remedy += (", or " if remedy else "") + 'write in its [[veth]]: vlan = "default"'
         self.faults.append(f"veth {veth.inner}: {what}; {remedy or 'leave vlan out'}")
+
+    def _port_flags(self, veth: Veth) -> None:
+        """Warn of port flags that an old kernel would ignore."""
+        for flag, since in netlink.unknown_port_flags(name for name, value in veth.outer.port.items() if value):
+            self.warnings.append(
+                f"veth {veth.inner}: port flag {flag} came with Linux {since}, and this is {os.uname().release}:"
+                " unless that was ported back to it, it will ignore the flag"
+            )
 
     def _master_fault(self, name: str, kind: str) -> str | None:
         link = self._kernel.link(name)

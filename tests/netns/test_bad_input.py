@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lab import Container, Host, run_action, snapshot, wait_for
+from lab.features import older_than
 from lab.standin import StandIn, make_pair
 
 Restoring = Callable[..., StandIn]
@@ -463,6 +464,7 @@ def test_names_taken_meanwhile(bridged: Host, container: Container, restoring: R
     restore = restoring('[[veth]]\ninner = "eth0"\nouter = "web0"\naltnames = ["front"]')
     assert restore.act("pre-restore").returncode == 0
     make_settled_pair(container)
+    bridged.run("ip", "link", "set", "br1", "down")
     bridged.run("ip", "link", "set", "br1", "name", "front")
     assert refused_late(bridged, restore, container) == ['eth0: web0 altname "front": File exists (EEXIST)']
     bridged.run("ip", "link", "set", "front", "name", "web0")
@@ -477,6 +479,10 @@ def test_route_taken_meanwhile(bridged: Host, container: Container, restoring: R
     assert refused_late(bridged, restore, container) == ["eth0: web0 route 10.99.0.0/24: File exists (EEXIST)"]
 
 
+#: What this kernel's messages lack that Linux 6.6 explains.
+UNEXPLAINED = older_than("6.6", "the reasons for which addresses are refused")
+
+
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [
@@ -484,10 +490,11 @@ def test_route_taken_meanwhile(bridged: Host, container: Container, restoring: R
             'bridge = "br0"\nport = { group_fwd_mask = 2 }',
             "eth0: web0 port group_fwd_mask 2: Invalid argument (EINVAL)",
         ),
-        (
+        pytest.param(
             'bridge = "br0"\nport = { mab = true }',
             "eth0: web0 port mab 1: Invalid argument (EINVAL): Bridge port must be locked and have learning enabled"
             " when MAB is enabled",
+            marks=pytest.mark.kernel_since("6.2", "ports with mab"),
         ),
         (
             'sysctl = { "ipv4.proxy_arp" = "on" }',
@@ -521,6 +528,8 @@ def test_kernel_refuses(bridged: Host, container: Container, restoring: Restorin
     restore = restoring(f'[[veth]]\ninner = "eth0"\nouter = "web0"\n{settings}\n')
     assert restore.act("pre-restore").returncode == 0
     make_settled_pair(container)
+    if UNEXPLAINED:
+        fault = fault.partition(": ipv6: ")[0]
     assert refused_late(bridged, restore, container) == [fault]
 
 

@@ -143,6 +143,7 @@ def test_alternative_name_of_a_dying_device(
 def test_program_that_is_ready_waits_too(
     bridged: Host, running: Container, held: Callable[[], None], restoring: Restoring
 ) -> None:
+    bridged.run("ip", "link", "set", "web0", "down")
     bridged.run("ip", "link", "set", "web0", "name", "tmp0")
     restore = restoring(MAPPING)
     assert restore.act("pre-restore").returncode == 0

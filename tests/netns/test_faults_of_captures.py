@@ -103,7 +103,8 @@ def spoilt(operation: Operation) -> tuple[Operation, str]:
         message = NO_FAMILY if generic else bytes(NOWHERE)
         said = "No such file or directory (ENOENT)" if generic else "No such device (ENODEV)"
         no_patch: Operation = ()
-        return (kind, ns, message, no_patch, *operation[4:]), f"{operation[-1]}: {said}"
+        text = operation[-1] or operation[6][-1]  # what nobody is told of has one for its undo
+        return (kind, ns, message, no_patch, *operation[4:]), f"{text}: {said}"
     if kind == execute.SYSCTL:
         lost = (kind, ns, "ipv4/conf/nowhere/forwarding", *operation[3:])
         return lost, f"{operation[4]}: No such file or directory (ENOENT)"

@@ -70,6 +70,11 @@ def test_stages_of_one_restore(bridged: Host, container: Container, restoring: R
     assert runs(bridged) == {str(restore.pid): []}
 
 
+def wait_for_addresses(host: Host) -> None:
+    """Until duplicate address detection is over: the kernel adds a route then for each address."""
+    wait_for(lambda: not any(host.ip("-6", "address", "show", "tentative")), "usable IPv6 addresses")
+
+
 def test_second_call_of_a_stage(bridged: Host, container: Container, restoring: Restoring) -> None:
     """CRIU 4.1.1 with a runtime's configuration file runs every script twice."""
     restore = restoring(EVERYTHING)
@@ -80,6 +85,7 @@ def test_second_call_of_a_stage(bridged: Host, container: Container, restoring: 
     make_pair(container, "eth0", "x0")
     first = restore.act("post-restore", container)
     assert first.returncode == 0
+    wait_for_addresses(bridged)
     after = snapshot(bridged)
     second = restore.act("post-restore", container)
     assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
@@ -95,13 +101,13 @@ def test_everything_again_changes_nothing(bridged: Host, container: Container, r
     make_pair(container, "eth0", "x0")
     first = restore.act("post-restore", container)
     assert first.returncode == 0, first.stderr
-    # The kernel adds a route of its own when the detection of duplicates is over.
-    wait_for(lambda: not any(bridged.ip("-6", "address", "show", "tentative")), "usable IPv6 addresses")
+    wait_for_addresses(bridged)
     after = without_programs(bridged)
     ports = bridged.bridge_json("link", "show", "dev", "web0")
     (run / "again").rename(run / "post-restore")
     second = restore.act("post-restore", container)
     assert (second.returncode, second.stderr) == (0, first.stderr)
+    wait_for_addresses(bridged)
     assert without_programs(bridged) == after
     assert bridged.bridge_json("link", "show", "dev", "web0") == ports
 

@@ -156,8 +156,14 @@ FLAGS: list[tuple[str, str, str, object]] = [
 
 #: The same that Debian 12's ip does not show: number of the attribute (linux/if_link.h), its bytes, and a new port's.
 UNSHOWN = [
-    ("mcast_max_groups", "11", 42, struct.pack("=I", 11), bytes(4)),
-    ("neigh_vlan_suppress", "true", 43, b"\1", b"\0"),
+    pytest.param(
+        *("mcast_max_groups", "11", 42, struct.pack("=I", 11), bytes(4)),
+        marks=pytest.mark.kernel_since("6.3", "limits of a port's multicast groups"),
+    ),
+    pytest.param(
+        *("neigh_vlan_suppress", "true", 43, b"\1", b"\0"),
+        marks=pytest.mark.kernel_since("6.4", "neighbour suppression by VLAN"),
+    ),
 ]
 
 
@@ -190,7 +196,7 @@ def attribute(host: Host, ifname: str, number: int) -> bytes | None:
     return find_attr(answer, 32, (18, 5, number))
 
 
-@pytest.mark.parametrize(("flag", "value", "number", "after", "before"), UNSHOWN, ids=[flag for flag, *_ in UNSHOWN])
+@pytest.mark.parametrize(("flag", "value", "number", "after", "before"), UNSHOWN)
 def test_port_flag_that_ip_does_not_show(
     bridged: Host,
     container: Container,
@@ -209,6 +215,7 @@ def test_port_flag_that_ip_does_not_show(
     assert attribute(bridged, "web0", number) == after
 
 
+@pytest.mark.kernel_since("6.2", "ports with mab")
 def test_port_flags_together(bridged: Host, container: Container, restoring: Restoring) -> None:
     """`mab` is only taken on a port that is locked and learns, so the order matters."""
     restored(

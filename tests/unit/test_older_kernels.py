@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,6 @@ from criu_veth.way import EXTERNAL
 
 FLAGS = 24  # the offset of ifi_flags
 UP = netlink.IFF_UP
-
-
-def linux(monkeypatch: pytest.MonkeyPatch, release: str) -> None:
-    words = list(os.uname())
-    words[2] = release
-    monkeypatch.setattr(os, "uname", lambda: os.uname_result(words))
 
 
 def flags(message: bytes) -> tuple[int, int]:
@@ -46,14 +40,14 @@ def steps() -> list[tuple[Any, ...]]:
         ("7.2.12+deb14-amd64", True, True),
     ],
 )
-def test_what_a_kernel_can(monkeypatch: pytest.MonkeyPatch, release: str, renames: bool, renews: bool) -> None:
-    linux(monkeypatch, release)
+def test_what_a_kernel_can(linux: Callable[[str], None], release: str, renames: bool, renews: bool) -> None:
+    linux(release)
     assert (netlink.renames_what_is_up(), netlink.renews_added_routes()) == (renames, renews)
 
 
-def test_device_is_down_while_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_is_down_while_it_is_named(linux: Callable[[str], None]) -> None:
     """And while its name is taken back: what is undone last is that it was set down."""
-    linux(monkeypatch, "6.1.0-50-amd64")
+    linux("6.1.0-50-amd64")
     down, named, up = steps()
     assert flags(down[2]) == (0, UP)
     assert named[-1] == "eth0: outer end named web0"
@@ -63,16 +57,20 @@ def test_device_is_down_while_it_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     assert (flags(up[6][1]), [offset for offset, _ in up[6][2]]) == ((0, UP), [20])
 
 
-def test_newer_kernel_is_asked_for_the_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    linux(monkeypatch, "6.2.0")
+def test_newer_kernel_is_asked_for_the_name_alone(linux: Callable[[str], None]) -> None:
+    linux("6.2.0")
     assert [step[-1] for step in steps()] == ["eth0: outer end named web0", "eth0: web0 up"]
 
 
 @pytest.mark.parametrize(("release", "expires"), [("6.8.0", None), ("6.9.0", 600)])
 def test_advertised_route_lasts_where_an_advertisement_would_end_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, release: str, expires: int | None
+    linux: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    release: str,
+    expires: int | None,
 ) -> None:
-    linux(monkeypatch, release)
+    linux(release)
     by_hand = Route(dst="fd00:1::/64", family=10, via="fe80::2", protocol=4, expires=60)
     routes = (Route(dst="default", family=10, via="fe80::1", protocol=9, expires=600), by_hand)
     veths = (Veth(inner="eth0", outer=Outer(ifname="web0"), netns=Inner(ifname="eth0", routes=routes)),)
