@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from criu_veth import announce, netlink
-from lab import Container, Criu, Host, Link, Outcome, Program, wait_for
+from lab import Container, Criu, Host, Link, Outcome, Program, scaled, wait_for
 from lab.container import PYTHON
 from lab.frames import Tap
 from lab.traffic import Talker, traffic_server
@@ -183,7 +183,7 @@ def test_address_is_what_it_was(bridged: Host, criu: Criu, images: Path, kind: s
     assert stable(after) == stable(before)
     for then, now in zip(before, after, strict=True):
         for key in ("valid_life_time", "preferred_life_time"):
-            assert then[key] - 10 <= now[key] <= then[key]
+            assert then[key] - scaled(10) <= now[key] <= then[key]
     assert by_text(back.ip("-6", "route", "show")) == by_text(routes)
     assert (back.sysctl("ipv6.conf.eth0.accept_dad"), back.sysctl("ipv6.conf.eth0.dad_transmits")) == dad
 

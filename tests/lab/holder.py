@@ -22,7 +22,7 @@ SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
 # A sysfs shows the links of the network namespace in which it was mounted. This one has an empty
 # fs/cgroup: nothing in the lab may write to the machine's. /run/lab/root is the containers' root;
-# CRIU restores a mount namespace only below a --root that is a mount.
+# CRIU restores a mount namespace only below a --root that is a mount. /run/mount is mount(8)'s.
 MOUNTS = (
     ("tmpfs", "/run", "mode=755"),
     ("overlay", "/etc", "lowerdir=/etc,upperdir=/run/lab/upper,workdir=/run/lab/work"),
@@ -30,7 +30,7 @@ MOUNTS = (
     ("sysfs", "/sys", ""),
     ("", "/run/lab/root", ""),
 )
-DIRECTORIES = {"/run": ("/run/lab/upper", "/run/lab/work", "/run/lab/root"), "/etc": ("/etc/criu",)}
+DIRECTORIES = {"/run": ("/run/lab/upper", "/run/lab/work", "/run/lab/root", "/run/mount"), "/etc": ("/etc/criu",)}
 
 # The system calls themselves: a dozen of mount's and umount's processes would take longer than many a test.
 libc = ctypes.CDLL(None, use_errno=True)
