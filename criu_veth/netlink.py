@@ -60,7 +60,7 @@ RTM_GETVLAN = 114
 RTM_GETNSID = 90
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
 IFF_UP, IFF_NOARP, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x80, 0x100, 0x200
-RTPROT_KERNEL, RTPROT_RA = 2, 9
+RTPROT_KERNEL = 2
 NTF_MASTER, NTF_PROXY, NTF_EXT_LEARNED, NTF_STICKY, NTF_ROUTER = 0x04, 0x08, 0x10, 0x40, 0x80
 NUD_NOARP, NUD_PERMANENT = 0x40, 0x80
 GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 16, 3
@@ -203,16 +203,16 @@ def set_flags(flags: int, mask: int) -> bytes:
 
 def renames_what_is_up() -> bool:
     """Whether this kernel lets a device that is up be renamed: Linux 6.2 does, before it was EBUSY."""
-    return _linux() >= (6, 2)
+    return _linux(os.uname().release) >= (6, 2)
 
 
-def renews_added_routes() -> bool:
+def renews_added_routes(release: str = "") -> bool:
     """Whether a router's advertisement renews a route with a lifetime that somebody else than the kernel has added.
 
-    Linux 6.9 does. Before, the kernel tries to add its own, without a lifetime yet, finds this one, and lets it expire
-    at once; a route that lasts for ever it leaves alone.
+    It is the kernel of that ``release``, this one by default. Linux 6.9 does. Before, it tries to add its own, without
+    a lifetime yet, finds this one, and lets it expire at once; a route that lasts for ever it leaves alone.
     """
-    return _linux() >= (6, 9)
+    return _linux(release or os.uname().release) >= (6, 9)
 
 
 def unknown_port_flags(names: Iterable[str]) -> list[tuple[str, str]]:
@@ -221,11 +221,11 @@ def unknown_port_flags(names: Iterable[str]) -> list[tuple[str, str]]:
     That is told from the kernel's version: one to which its distributor has ported the flag back knows it all the same.
     """
     first = ((name, PORT_FLAGS_SINCE.get(name, (0, 0))) for name in names)
-    return [(name, f"{since[0]}.{since[1]}") for name, since in first if _linux() < since]
+    return [(name, f"{since[0]}.{since[1]}") for name, since in first if _linux(os.uname().release) < since]
 
 
-def _linux() -> tuple[int, int]:
-    major, minor = os.uname().release.replace("-", ".").split(".")[:2]
+def _linux(release: str) -> tuple[int, int]:
+    major, minor = release.replace("-", ".").split(".")[:2]
     return int(major), int(minor)
 
 

@@ -73,18 +73,12 @@ def desired(inputs: Inputs, way: Way | None = None) -> tuple[Veth, ...]:
     """
     placeholders = {"hostname": os.uname().nodename, "image": program.image_name(inputs.sources.image_dir)}
     veths = resolve.resolve(inputs.config, inputs.state, placeholders, way)
-    return veths if netlink.renews_added_routes() else tuple(map(_with_lasting_routes, veths))
-
-
-def _with_lasting_routes(veth: Veth) -> Veth:
-    """Return ``veth`` with the routes that a router has advertised as CRIU brings them back: for ever."""
-    if veth.netns is None:
-        return veth
-    routes = tuple(
-        msgspec.structs.replace(route, expires=None) if route.protocol == netlink.RTPROT_RA else route
-        for route in veth.netns.routes
+    if netlink.renews_added_routes():
+        return veths
+    return tuple(
+        msgspec.structs.replace(veth, netns=resolve.lasting_routes(veth.netns)) if veth.netns else veth
+        for veth in veths
     )
-    return msgspec.structs.replace(veth, netns=msgspec.structs.replace(veth.netns, routes=routes))
 
 
 def preflight_here(

@@ -26,6 +26,8 @@ NEW_LINK: dict[str, Any] = {
     "gro_max_size": 65536,
 }
 
+_RTPROT_RA = 9  # linux/rtnetlink.h
+
 #: What a bridge port is made with (``new_nbp()``, net/bridge/br_if.c; the cost is that of a veth's 10 Gbit/s).
 NEW_PORT = {
     "priority": 32,
@@ -69,6 +71,15 @@ def resolve(
         path = f"{config.path}: " if config else ""
         raise InputError(*(f"{path}{fault}" for fault in faults))
     return tuple(veths)
+
+
+def lasting_routes(inner: Inner) -> Inner:
+    """Return ``inner`` with the routes that a router has advertised as CRIU brings them back: for ever."""
+    routes = (
+        msgspec.structs.replace(route, expires=None) if route.protocol == _RTPROT_RA else route
+        for route in inner.routes
+    )
+    return msgspec.structs.replace(inner, routes=tuple(routes))
 
 
 def _clashes(veths: list[Veth]) -> list[str]:

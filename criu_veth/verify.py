@@ -1,7 +1,8 @@
 """What a restore should have made against what the kernel has, as a list of differences. Pure.
 
 Left out is what no restore can bring back: ifindexes, and the numbers of queues of a pair that CRIU made. The time that
-an address has left may have become less, and inside duplicate address detection may have been skipped.
+an address has left may have become less, and that of a route more, too, as its router renews it; inside, duplicate
+address detection may have been skipped.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from criu_veth import plan, resolve
+from criu_veth import netlink, plan, resolve
 from criu_veth.state import (
     Address,
     CapturedVeth,
@@ -85,7 +86,12 @@ def compare(wanted: tuple[Veth, ...] | State, found: State, captured: State | No
             differences.append(Difference(path, _names(veth.inner, veth.outer), None))
         elif veth.inner in then:
             full = _in_full(veth, then[veth.inner])
-            differences += _inner_ends(f"{path}.inner", full.inner, pair.inner, full=True)
+            inner = full.inner, pair.inner
+            if not netlink.renews_added_routes(
+                found.host.kernel
+            ):  # advertised ones are restored without their lifetimes
+                inner = resolve.lasting_routes(inner[0]), resolve.lasting_routes(inner[1])
+            differences += _inner_ends(f"{path}.inner", *inner, full=True)
             differences += _outer_ends(f"{path}.outer", full.outer, pair.outer, full=True)
         else:
             if veth.netns is not None and veth.mode == EMPTY:
@@ -176,7 +182,7 @@ def _differences(path: str, wanted: Mapping[str, Any], found: Mapping[str, Any],
 
 def _same(key: str, wanted: Any, found: Any) -> bool:
     if key in _LIFETIMES and wanted is not None and found is not None:
-        return bool(found <= wanted)
+        return bool(found <= wanted) or key == "expires"
     if key.startswith("sysctl.") and wanted is not None and found is not None:
         return bool(wanted.split() == found.split())
     return bool(wanted == found) or not (wanted or found or isinstance(wanted, int) or isinstance(found, int))
@@ -220,7 +226,8 @@ def _things(name: str, values: tuple[Any, ...], *, defaults: bool) -> dict[str, 
 
 
 def _route_key(route: Route) -> str:
-    return ("inet6 " if route.family == "inet6" and ":" not in route.dst + route.via else "") + plan.route_text(route)
+    family = "inet6 " if route.family == "inet6" and ":" not in route.dst + route.via else ""
+    return family + plan.route_text(replace(route, expires=None))
 
 
 #: By what one thing of a kind is told from another, and the fields that say that.

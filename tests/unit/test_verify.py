@@ -79,7 +79,7 @@ INNER = Inner(**COMMON, ifname="eth0", ifindex=2)
 
 
 def state(*veths: CapturedVeth) -> State:
-    return State(version=1, host=Host(hostname="h", kernel="k", criu_veth="v", created="c"), veths=veths)
+    return State(version=1, host=Host(hostname="h", kernel="6.12.1", criu_veth="v", created="c"), veths=veths)
 
 
 THEN = state(CapturedVeth(inner=INNER, outer=OUTER))
@@ -304,6 +304,22 @@ def test_the_metric_that_ipv6_gives_by_itself_is_no_difference() -> None:
 
     assert compare(THEN, with_outer(routes=routes)) == []
     assert compare(with_outer(routes=routes), THEN) == []
+
+
+EXPIRES = "veths[eth0].inner.routes[default via fe80::2].expires: wanted 600, found nothing"
+
+
+@pytest.mark.parametrize(("kernel", "said"), [("6.8.12", []), ("6.9.0", [EXPIRES])])
+def test_an_advertised_route_that_lasts_is_a_difference_where_it_need_not(kernel: str, said: list[str]) -> None:
+    """Before Linux 6.9 such a route is restored to last for ever; one from the kernel itself has its lifetime there."""
+    then, later, renewed, lasting = (
+        with_inner(routes=(Route(dst="default", family="inet6", via="fe80::2", protocol=9, expires=expires),))
+        for expires in (600, 590, 1800, None)
+    )
+
+    assert lines(compare(then, replace(lasting, host=replace(lasting.host, kernel=kernel)))) == said
+    for found in (then, later, renewed):
+        assert compare(then, replace(found, host=replace(found.host, kernel=kernel))) == []
 
 
 def test_another_kernel_may_report_more_of_a_port() -> None:
