@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 
 from lab import Container, Criu, Host, Link, Outcome
+from lab.cli import cli
 
 ROOT = Path(__file__).parents[2]
 HOOK = ROOT / "hooks" / "criu-veth"
@@ -61,11 +60,6 @@ def dumped(container: Container, criu: Criu, images: Path) -> Path:
     criu.dump(container, images, hook=HOOK)
     container.wait_unplugged()
     return images
-
-
-def cli(host: Host, *words: object) -> subprocess.CompletedProcess[str]:
-    env = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
-    return host.run(sys.executable, "-m", "criu_veth", *map(str, words), check=False, env=env)
 
 
 def said(host: Host, *words: object) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from criu_veth import announce, netlink
 from lab import Container, Criu, Host, Link, Outcome, Program, scaled, wait_for
+from lab.cli import cli
 from lab.container import PYTHON
 from lab.frames import Tap
 from lab.traffic import Talker, traffic_server
@@ -299,6 +300,8 @@ def test_advertised_route_has_the_time_that_it_had_left(bridged: Host, criu: Cri
     (after,) = advertised(back)
     same = ("dst", "gateway", "protocol", "metric")
     assert [after[key] for key in same] == [before[key] for key in same]
+    verify = cli(bridged, "verify", "--pid", str(back.pid), "--images", str(images), "--mode", way)
+    assert verify.stdout.startswith("equal: 1 veth"), verify.stdout
     if not netlink.renews_added_routes():
         assert "expires" not in after, "the next advertisement would end it"
         return

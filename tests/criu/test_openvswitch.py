@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 import pytest
 
 from lab import Client, Container, Criu, Host, Link, Outcome, Program, wait_for
+from lab.cli import cli
 from lab.frames import Tap
 from lab.openvswitch import OpenVSwitch
 
@@ -81,11 +79,6 @@ def restored(criu: Criu, host: Host, images: Path, **more: Any) -> Outcome:
 
 def configured(host: Host, text: str) -> None:
     host.path("/etc/criu/criu-veth.toml").write_text(text)
-
-
-def cli(host: Host, *words: str) -> subprocess.CompletedProcess[str]:
-    env = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
-    return host.run(sys.executable, "-m", "criu_veth", *words, check=False, env=env)
 
 
 def test_all_of_it_comes_back_and_the_connection_goes_on(

@@ -1,4 +1,4 @@
-"""The command line within the test process, and as a process on a terminal."""
+"""The command line: within the test process, as a process on a terminal, and as one on a host."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from .criu import REPOSITORY
+from .host import Host
 
 
 def runner(env: Mapping[str, str] | None = None) -> CliRunner:
@@ -36,3 +37,9 @@ def on_a_terminal(*words: str | Path, columns: int) -> list[list[str]]:
         os.close(leader)
     assert started.returncode == 0
     return [line.split() for line in shown.decode().splitlines()]
+
+
+def cli(host: Host, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run `criu-veth WORDS` on a host, with nothing else in its environment."""
+    env = {"PYTHONPATH": str(REPOSITORY), "PATH": os.environ["PATH"]}
+    return host.run(sys.executable, "-m", "criu_veth", *map(str, words), check=False, env=env)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab import Host, Link, snapshot
+from lab.cli import cli
 
 ROOT = Path(__file__).parents[2]
 WEB = Link(inner="eth0", outer="web0", bridge="br0", addresses=("10.0.0.2/24",))
@@ -26,11 +26,6 @@ def configure(host: Host) -> Callable[[str], None]:
         host.path(FILE).write_text(text)
 
     return write
-
-
-def cli(host: Host, *words: str) -> subprocess.CompletedProcess[str]:
-    env = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
-    return host.run(sys.executable, "-m", "criu_veth", *words, check=False, env=env)
 
 
 def test_check_says_ok_and_what_would_be_done(host: Host, configure: Callable[[str], None]) -> None:

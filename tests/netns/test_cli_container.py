@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from lab import Container, Host, Link, snapshot, wait_for
+from lab.cli import cli
 from lab.standin import StandIn
 
 ROOT = Path(__file__).parents[2]
@@ -32,11 +30,6 @@ def captured(host: Host, container: Container, images: Path) -> Path:
     container.kill()
     container.wait_unplugged()
     return images
-
-
-def cli(host: Host, *words: object) -> subprocess.CompletedProcess[str]:
-    env = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
-    return host.run(sys.executable, "-m", "criu_veth", *map(str, words), check=False, env=env)
 
 
 def configure(host: Host, text: str) -> None:

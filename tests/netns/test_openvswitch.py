@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 
 from criu_veth import execute
 from lab import Container, Host, Link, Program, snapshot, wait_for
+from lab.cli import cli
 from lab.openvswitch import OpenVSwitch
 from lab.standin import StandIn, make_pair
 
@@ -40,11 +40,6 @@ def switch(host: Host) -> OpenVSwitch:
 def container(host: Host) -> Container:
     """A container without a veth, as the tree is before CRIU restores its links."""
     return host.container((), SLEEP)
-
-
-def cli(host: Host, *words: str) -> subprocess.CompletedProcess[str]:
-    env = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
-    return host.run(sys.executable, "-m", "criu_veth", *words, check=False, env=env)
 
 
 def act(restore: StandIn, action: str, container: Container | None = None) -> tuple[int, list[str]]:
