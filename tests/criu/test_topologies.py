@@ -117,7 +117,7 @@ TOPOLOGIES = {
     "policy routing": Topology(host=POLICY),
     "gateway of the other family": Topology(
         host="ip addr add 10.9.0.1/24 dev web0 label web0:second;"
-        " ip addr add fd00::1/64 dev web0 nodad; ip route add 10.66.0.0/24 via inet6 fd00::2 dev web0;"
+        " ip addr add fd00::1/64 dev web0 nodad metric 77; ip route add 10.66.0.0/24 via inet6 fd00::2 dev web0;"
         " ip route add 10.67.0.0/24 dev web0 proto 99 scope host tos 0x10 metric 7",
         links=(Link(inner="eth0", outer="web0", addresses=("fd00::2/64",)),),
     ),
