@@ -76,6 +76,9 @@ def compare(wanted: tuple[Veth, ...] | State, found: State, captured: State | No
         wanted = resolve.resolve(None, wanted, {})
     then = {veth.inner.ifname: veth for veth in captured.veths} if captured else {}
     now = {veth.inner.ifname: veth for veth in found.veths}
+    lasting = not netlink.renews_added_routes(
+        found.host.kernel
+    )  # advertised routes are restored without lifetimes then
     differences = []
     for veth in wanted:
         path = f"veths[{veth.inner}]"
@@ -87,9 +90,7 @@ def compare(wanted: tuple[Veth, ...] | State, found: State, captured: State | No
         elif veth.inner in then:
             full = _in_full(veth, then[veth.inner])
             inner = full.inner, pair.inner
-            if not netlink.renews_added_routes(
-                found.host.kernel
-            ):  # advertised ones are restored without their lifetimes
+            if lasting:
                 inner = resolve.lasting_routes(inner[0]), resolve.lasting_routes(inner[1])
             differences += _inner_ends(f"{path}.inner", *inner, full=True)
             differences += _outer_ends(f"{path}.outer", full.outer, pair.outer, full=True)
