@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab import find_criu
-from lab.features import missing_feature, older_than, too_old
+from lab.features import broken_criu, missing_feature, older_than, too_old
 from lab.node import find_program
 from lab.waiting import IN_VM
 
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if item.get_closest_marker(name) is None:
                 item.add_marker(name)
     if not IN_VM and _no_root() is None:
-        elsewhere = [item for item in items if _too_old(item) or any(map(missing_feature, _kernel_features(item)))]
+        elsewhere = [item for item in items if _beyond(item) or any(map(missing_feature, _kernel_features(item)))]
         items[:] = [item for item in items if item not in elsewhere]
         config.hook.pytest_deselected(items=elsewhere)
 
@@ -39,15 +39,16 @@ def _kernel_features(item: pytest.Item) -> tuple[str, ...]:
     return tuple(name for marker in item.iter_markers("kernel") for name in marker.args)
 
 
-def _too_old(item: pytest.Item) -> str | None:
-    """What this kernel is too old for that an item needs."""
+def _beyond(item: pytest.Item) -> str | None:
+    """What this kernel is too old for, or this CRIU cannot do, that an item needs."""
     found = [too_old(name) for name in _kernel_features(item)]
     found += [older_than(*marker.args) for marker in item.iter_markers("kernel_since")]
+    found += [broken_criu(*marker.args) for marker in item.iter_markers("criu_broken")]
     return next(filter(None, found), None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if IN_VM and (reason := _too_old(item)):
+    if IN_VM and (reason := _beyond(item)):
         pytest.skip(reason)
     missing = _missing(item)
     if missing is None:

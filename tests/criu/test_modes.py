@@ -365,7 +365,11 @@ def test_netkit(host: Host, criu: Criu, images: Path, mode: str, way: str) -> No
     assert client.ask("after") == "2 after"
 
 
-@pytest.mark.parametrize("way", ["ready", "empty"])
+#: CRIU 4.1 writes the range of groups that may ping as it was outside the user namespace; 4.2 maps it.
+PING_GROUPS = pytest.mark.criu_broken("4.1", "4.2", "net.ipv4.ping_group_range in a user namespace")
+
+
+@pytest.mark.parametrize("way", [pytest.param("ready", marks=PING_GROUPS), "empty"])
 def test_user_namespace(bridged: Host, criu: Criu, images: Path, way: str) -> None:
     """CRIU cannot make the pair from within a user namespace, so it has to find it made."""
     container = bridged.container([WEB], namespaces=["user", "net", "pid", "mount"])

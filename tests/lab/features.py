@@ -1,4 +1,4 @@
-"""What this kernel has, by the names of `criu_veth.doctor.FEATURES`."""
+"""What this kernel has, by the names of `criu_veth.doctor.FEATURES`, and what this CRIU cannot do."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cache
 
 from criu_veth.doctor import FEATURES
 
+from .criu import find_criu
 from .host import SBIN
 
 #: The first Linux with a feature, if it is newer than the oldest that the tests are run on.
@@ -21,8 +22,28 @@ def too_old(name: str) -> str | None:
 
 def older_than(release: str, what: str) -> str | None:
     """`what` and the Linux that it needs, if this one is older."""
-    wanted, found = ([int(number) for number in text.split(".")[:2]] for text in (release, os.uname().release))
+    wanted, found = _numbers(release), _numbers(os.uname().release)
     return f"{what} ({release})" if found < wanted else None
+
+
+def broken_criu(since: str, fixed: str, what: str) -> str | None:
+    """What the CRIU to test with cannot do, if its version is from `since` on, and before `fixed`."""
+    first, end = (_numbers(text) for text in (since, fixed))
+    return f"{what} (CRIU {since} until {fixed})" if first <= _criu_version() < end else None
+
+
+@cache
+def _criu_version() -> list[int]:
+    """The first two numbers of its version; none if there is no CRIU."""
+    criu = find_criu()
+    if criu is None:
+        return []
+    said = subprocess.run([criu, "--version"], capture_output=True, text=True, check=False).stdout
+    return _numbers(said.split()[1]) if said else []
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in version.split(".")[:2]]
 
 
 @cache
