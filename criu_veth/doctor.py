@@ -95,12 +95,12 @@ def _criu() -> Iterator[Finding]:
     if path is None:
         yield Finding(ERROR, "criu", f"there is no criu on PATH ({_search_path()}): {_REMEDY}")
         return
-    version = _version(_run([path, "--version"]).stdout)
+    version = version_of(_run([path, "--version"]).stdout)
     if not version:
         yield Finding(ERROR, "criu", f"{path} does not say its version")
         return
     text = ".".join(map(str, version))
-    kernel = _version(os.uname().release)
+    kernel = version_of(os.uname().release)
     for below, since, fault in KNOWN_BAD:
         if version < below and kernel >= since:
             yield Finding(ERROR, "criu", f"{path} {text} on Linux {os.uname().release} {fault}: {_REMEDY}")
@@ -199,7 +199,7 @@ def _runtime(name: str, wanted: tuple[str, ...]) -> Iterator[Finding]:
 
 def _calls(name: str, path: str, file: str) -> Iterator[Finding]:
     text = _run([path, "--version"]).stdout
-    version = _version(text)
+    version = version_of(text)
     shown = ".".join(map(str, version)) or "of unknown version"
     if name == "crun" and "+CRIU" not in text:
         yield Finding(WARNING, name, f"{path} {shown} is built without CRIU: it cannot checkpoint")
@@ -251,7 +251,7 @@ def _run(words: list[str], variables: dict[str, str] | None = None) -> "subproce
         return subprocess.CompletedProcess(words, 127, "", errno_text(error.errno or 0))
 
 
-def _version(text: str) -> tuple[int, ...]:
+def version_of(text: str) -> tuple[int, ...]:
     """Return the first version that ``text`` has, as numbers."""
     found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
     return tuple(int(part) for part in found.groups() if part is not None) if found else ()

@@ -220,8 +220,9 @@ def unknown_port_flags(names: Iterable[str]) -> list[tuple[str, str]]:
 
     That is told from the kernel's version: one to which its distributor has ported the flag back knows it all the same.
     """
-    first = ((name, PORT_FLAGS_SINCE.get(name, (0, 0))) for name in names)
-    return [(name, f"{since[0]}.{since[1]}") for name, since in first if _linux(os.uname().release) < since]
+    linux = _linux(os.uname().release)
+    first = {name: PORT_FLAGS_SINCE[name] for name in names if name in PORT_FLAGS_SINCE}
+    return [(name, f"{since[0]}.{since[1]}") for name, since in first.items() if linux < since]
 
 
 def _linux(release: str) -> tuple[int, int]:

@@ -76,9 +76,8 @@ def compare(wanted: tuple[Veth, ...] | State, found: State, captured: State | No
         wanted = resolve.resolve(None, wanted, {})
     then = {veth.inner.ifname: veth for veth in captured.veths} if captured else {}
     now = {veth.inner.ifname: veth for veth in found.veths}
-    lasting = not netlink.renews_added_routes(
-        found.host.kernel
-    )  # advertised routes are restored without lifetimes then
+    # Advertised routes are restored without their lifetimes then.
+    lasting = not netlink.renews_added_routes(found.host.kernel)
     differences = []
     for veth in wanted:
         path = f"veths[{veth.inner}]"

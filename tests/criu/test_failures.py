@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab import Criu, Host, Link, Outcome, snapshot
+from lab.cli import cli
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HOOK = REPOSITORY / "hooks/criu-veth"
@@ -65,8 +66,9 @@ def script(file: Path, action: str, text: str) -> Path:
 
 def collect(host: Host) -> list[str]:
     """What ``criu-veth gc`` says."""
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    return host.run(sys.executable, "-m", "criu_veth", "gc", env=env).stdout.splitlines()
+    shown = cli(host, "gc")
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout.splitlines()
 
 
 def runs(host: Host) -> list[str]:

@@ -6,7 +6,7 @@ import os
 import subprocess
 from functools import cache
 
-from criu_veth.doctor import FEATURES
+from criu_veth.doctor import FEATURES, version_of
 
 from .criu import find_criu
 from .host import SBIN
@@ -22,28 +22,22 @@ def too_old(name: str) -> str | None:
 
 def older_than(release: str, what: str) -> str | None:
     """`what` and the Linux that it needs, if this one is older."""
-    wanted, found = _numbers(release), _numbers(os.uname().release)
+    wanted, found = version_of(release), version_of(os.uname().release)
     return f"{what} ({release})" if found < wanted else None
 
 
 def broken_criu(since: str, fixed: str, what: str) -> str | None:
     """What the CRIU to test with cannot do, if its version is from `since` on, and before `fixed`."""
-    first, end = (_numbers(text) for text in (since, fixed))
+    first, end = (version_of(text) for text in (since, fixed))
     return f"{what} (CRIU {since} until {fixed})" if first <= _criu_version() < end else None
 
 
 @cache
-def _criu_version() -> list[int]:
-    """The first two numbers of its version; none if there is no CRIU."""
+def _criu_version() -> tuple[int, ...]:
+    """Its numbers; none if there is no CRIU."""
     criu = find_criu()
-    if criu is None:
-        return []
-    said = subprocess.run([criu, "--version"], capture_output=True, text=True, check=False).stdout
-    return _numbers(said.split()[1]) if said else []
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in version.split(".")[:2]]
+    said = subprocess.run([criu, "--version"], capture_output=True, text=True, check=False).stdout if criu else ""
+    return version_of(said)
 
 
 @cache

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from criu_veth.doctor import KNOWN_BAD
+from criu_veth.doctor import KNOWN_BAD, version_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CACHE = REPOSITORY / ".kernels"
@@ -48,7 +47,7 @@ class Cell:
         """Why this CRIU does not work on this kernel at all, if it is known not to."""
         if self.criu is None:
             return None
-        criu, kernel = numbers(self.criu.version), numbers(self.kernel.version)
+        criu, kernel = version_of(self.criu.version), version_of(self.kernel.version)
         return next((text for below, since, text in KNOWN_BAD if criu < below and kernel >= since), None)
 
 
@@ -61,11 +60,6 @@ class Part:
 
     def __str__(self) -> str:
         return f"{self.cell}: {self.tests[0]}" + (f" and {len(self.tests) - 1} more" if self.tests[1:] else "")
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """The first two numbers of a version: (6, 12) of "6.12.117+deb13-amd64"."""
-    return tuple(map(int, re.findall(r"\d+", version)[:2]))
 
 
 def collect(tests: Sequence[str], pytest_args: Sequence[str]) -> list[str]:
