@@ -3,30 +3,40 @@ undo.
 """
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from criu_veth import actions, netlink, ovs, plan, rules, way, wire
+from criu_veth import actions, dressing, netlink, ovs, ownership, plan, rules, wire
 from criu_veth.execute import (
+    ALWAYS,
     ANNOUNCE,
+    CLONE,
+    COMPARE,
+    DRESS,
     FIRST_SLOT,
     GROUP,
     HOST,
     HOST_GENERIC,
+    IF_ADOPTED,
     INDEX,
     INNER,
     INNER_GENERIC,
     JOURNAL,
+    JUDGE,
     NETLINK,
+    NEVER,
     PRESENT,
     QUERY,
-    REFUSE,
     RUN,
     RUN_UNLESS,
     SETTLE,
     SLOT_INIT_PID,
     SLOT_OWN_PID,
     SYSCTL,
+    SYSCTL_OF,
+    TRY,
+    UNLESS_ALL,
+    UNLESS_ATTACHED,
 )
 from criu_veth.plan import Plan
 from criu_veth.state import Route, Veth
@@ -51,13 +61,11 @@ class _Slots:
         return FIRST_SLOT + len(self._numbers)
 
 
-def assemble(made: Plan, unexplained: str | None = None) -> dict[str, tuple[int, Tuple]]:
+def assemble(made: Plan, late: Tuple = ()) -> dict[str, tuple[int, Tuple]]:
     """Return, by action, the number of slots and the operations; an action without any is left out.
 
-    ``unexplained`` is given where nothing says what veths should be like: a container that has one then fails.
+    ``late`` is what has to hold when the hook makes pairs into an empty network namespace (see `late_checks`).
     """
-    if unexplained is not None:
-        return {actions.POST_RESTORE: (FIRST_SLOT, (_refuse_veths(unexplained),))}
     out = {}
     for action in actions.RESTORE_STAGES:
         operations = made.operations.get(action, ())
@@ -71,38 +79,86 @@ def assemble(made: Plan, unexplained: str | None = None) -> dict[str, tuple[int,
         elif action == actions.POST_RESTORE:
             listed = _finish(veths, operations, made, slots)
         else:
-            listed = _make(veths, operations, slots)
+            listed = _make(veths, operations, slots, late)
         if listed:
             out[action] = (slots.count, tuple(listed))
-    if not made.veths:  # what is not mapped is named all the same
-        slots = _Slots()
-        index, _, _ = _find_ends((), slots)
-        out[actions.POST_RESTORE] = (slots.count, (index,))
     return out
+
+
+def name_strays() -> dict[str, tuple[int, Tuple]]:
+    """Return the operations of a mapping file that names no veth of the container: those it has are said to be left."""
+    slots = _Slots()
+    index, _, _ = _find_ends((), slots)
+    return {actions.POST_RESTORE: (slots.count, (index,))}
+
+
+def settle_all() -> dict[str, tuple[int, Tuple]]:
+    """Return the operations of a restore of which nothing is known: its IPv6 addresses are made usable, nothing else.
+
+    CRIU alone cannot restore a socket that is bound to one of them.
+    """
+    return {actions.POST_SETUP_NAMESPACES: (FIRST_SLOT, (_settle_operation(()),))}
 
 
 def _finish(veths: tuple[Veth, ...], operations: tuple[plan.Operation, ...], made: Plan, slots: _Slots) -> list[Tuple]:
     """Find both ends of every pair, and give the outer one what it should have."""
     index, nsid, outer = _find_ends(veths, slots)
-    masters = {o.master: o.master_kind for o in operations if isinstance(o, plan.Attach)}
-    listed = [index, nsid, *(_find_master(name, kind, slots) for name, kind in masters.items())]
+    ours = [o for o in operations if o.only != plan.ADOPTED]
+    theirs = _by_inner([o for o in operations if o.only == plan.ADOPTED])
+    listed = [index, nsid, *_find_masters(veths, ours, slots)]
+    by_inner = _by_inner(ours)
     for veth in veths:
-        if veth.inner in outer:
-            listed += _unless_adopted(veth, [outer[veth.inner]])
-    by_inner = _by_inner(operations)
+        if veth.inner in outer and _is_changed(by_inner.get(veth.inner, ())):
+            listed += _if_made_here(veth, [outer[veth.inner], *_called_otherwise(veth, slots)])
     before, after = _around_open_vswitch(veths, by_inner)
     for veth in veths:
-        listed += _unless_adopted(veth, [step for o in before[veth.inner] for step in _steps(o, slots)])
+        listed += _if_made_here(veth, [step for o in before[veth.inner] for step in _steps(o, slots)])
     listed += _attach_to_open_vswitch(veths, by_inner)
     for veth in veths:
-        listed += _unless_adopted(veth, [step for o in after[veth.inner] for step in _steps(o, slots)])
+        listed += _if_made_here(veth, [step for o in after[veth.inner] for step in _steps(o, slots)])
     for veth in veths:  # a backup port has to be one: it may be another veth of this container
-        for operation in by_inner[veth.inner]:
+        for operation in by_inner.get(veth.inner, ()):
             if isinstance(operation, plan.SetBackupPort):
                 find = _find_device(operation.backup_port, slots)
-                listed += _unless_adopted(veth, [find, _assemble(operation, slots)])
-    announced = [veth for veth in veths if any(isinstance(o, plan.Announce) for o in by_inner[veth.inner])]
+                listed += _if_made_here(veth, [find, _assemble(operation, slots)])
+    for veth in veths:
+        if veth.inner in theirs:
+            listed += _if_adopted(veth, [outer[veth.inner]], _adopted(veth, theirs[veth.inner], slots))
+    announced = [veth for veth in veths if any(isinstance(o, plan.Announce) for o in by_inner.get(veth.inner, ()))]
     return listed + _announce(announced, made, slots)
+
+
+def _is_changed(operations: Iterable[plan.Operation]) -> bool:
+    """Say whether anything is done to the outer end."""
+    return any(not operation.inside for operation in operations)
+
+
+def _called_otherwise(veth: Veth, slots: _Slots) -> list[Tuple]:
+    """Say so where criu's caller, whose words could not be read, has chosen another name than was captured."""
+    if veth.named or veth.outer.ovs or not ownership.is_named_by_caller(veth.mode):
+        return []
+    text = f'{veth.inner}: named "%s" by whoever called criu, not "{veth.outer.ifname}" as at the dump'
+    return [(COMPARE, slots("before", veth.inner), veth.outer.ifname, f"{veth.inner}: ", text)]
+
+
+def _adopted(veth: Veth, operations: list[plan.Operation], slots: _Slots) -> list[Tuple]:
+    """Return what is done to an end that somebody else has made: first what the mapping file asks for."""
+    asked = [o for o in operations if not o.dress]
+    masters = {o.master: o.master_kind for o in asked if isinstance(o, plan.Attach)}
+    listed = [_find_master(name, kind, slots) for name, kind in masters.items()]
+    switched = [o for o in asked if isinstance(o, plan.AttachOvs)]
+    parts = tuple(
+        (b"", ovs.attach_words(o.outer, o.ovs, veth.inner), ovs.detach_words(o.outer), _text(o)) for o in switched
+    )
+    for operation in asked:
+        if isinstance(operation, plan.AttachOvs):
+            listed.append((RUN, ovs.command(), parts, ovs.undo_command()))
+        else:
+            listed += _steps(operation, slots)
+    dressed = [o for o in operations if o.dress]
+    items = dressing.items(dressed, slots, lambda operation: _assemble(operation, slots))
+    keeps = ownership.IDENTITY_WORDS
+    return [*listed, (DRESS, veth.inner, veth.was, slots("before", veth.inner), items, keeps)]
 
 
 def _around_open_vswitch(
@@ -115,7 +171,7 @@ def _around_open_vswitch(
     before: dict[str, list[plan.Operation]] = {}
     after: dict[str, list[plan.Operation]] = {}
     for veth in veths:
-        mine = [o for o in by_inner[veth.inner] if not isinstance(o, _TOGETHER)]
+        mine = [o for o in by_inner.get(veth.inner, ()) if not isinstance(o, _TOGETHER)]
         at = next((number for number, o in enumerate(mine) if isinstance(o, plan.AttachOvs)), None)
         before[veth.inner] = [] if at is None else mine[:at]
         after[veth.inner] = mine if at is None else mine[at + 1 :]
@@ -126,13 +182,13 @@ def _attach_to_open_vswitch(veths: tuple[Veth, ...], by_inner: dict[str, list[pl
     """Make all ports of Open vSwitch in one transaction: each would take its daemon as long as all do."""
     parts = [
         (
-            b"" if veth.explicit or veth.mode == way.EXTERNAL else _name_bytes(veth),
+            _name_bytes(veth) if veth.adopted else b"",
             ovs.attach_words(o.outer, o.ovs, veth.inner),
             ovs.detach_words(o.outer),
             _text(o),
         )
         for veth in veths
-        for o in by_inner[veth.inner]
+        for o in by_inner.get(veth.inner, ())
         if isinstance(o, plan.AttachOvs)
     ]
     return [(RUN, ovs.command(), tuple(parts), ovs.undo_command())] if parts else []
@@ -150,7 +206,7 @@ def _forget(operations: tuple[plan.Operation, ...]) -> list[Tuple]:
 _TOGETHER = (plan.Announce, plan.SetBackupPort)
 
 
-def _by_inner(operations: tuple[plan.Operation, ...]) -> dict[str, list[plan.Operation]]:
+def _by_inner(operations: Iterable[plan.Operation]) -> dict[str, list[plan.Operation]]:
     found: dict[str, list[plan.Operation]] = {}
     for operation in operations:
         found.setdefault(operation.inner, []).append(operation)
@@ -161,24 +217,37 @@ def _announce(veths: list[Veth], made: Plan, slots: _Slots) -> list[Tuple]:
     """Announce all of these ends, at last and together: they have to come up first."""
     if not veths:
         return []
-    devices = tuple((slots("inner", veth.inner), slots("outer", veth.inner) if veth.paired else None) for veth in veths)
+    devices = tuple(
+        (
+            slots("inner", veth.inner),
+            slots("outer", veth.inner) if veth.paired else None,
+            _name_bytes(veth) if veth.adopted and not veth.explicit else b"",
+        )
+        for veth in veths
+    )
     requests = (netlink.dump_links(), netlink.dump_addresses4(), netlink.dump_addresses6())
     text = "container announced"
     return [(ANNOUNCE, devices, requests, netlink.get_link(), made.repeat, made.interval, text)]
 
 
-def _unless_adopted(veth: Veth, operations: list[Tuple]) -> list[Tuple]:
-    """Leave a device alone that somebody else made, unless the mapping file names it."""
-    if veth.explicit or veth.mode == way.EXTERNAL:
+def _if_made_here(veth: Veth, operations: list[Tuple]) -> list[Tuple]:
+    """Leave a device alone that somebody else made."""
+    if not operations or not veth.adopted:
         return operations
-    return [(GROUP, _name_bytes(veth), tuple(operations))]
+    return [(GROUP, _name_bytes(veth), False, tuple(operations))]
+
+
+def _if_adopted(veth: Veth, find: list[Tuple], operations: list[Tuple]) -> list[Tuple]:
+    """Do this to a device that somebody else made; unless the mapping file names it, it may be missing, or no veth."""
+    listed = [*find, *operations] if veth.explicit else [(TRY, _name_bytes(veth), tuple(find), tuple(operations))]
+    return listed if ownership.is_foreign(veth.mode) else [(GROUP, _name_bytes(veth), True, tuple(listed))]
 
 
 def _name_bytes(veth: Veth) -> bytes:
     return veth.inner.encode() + b"\0"
 
 
-def _make(veths: tuple[Veth, ...], operations: tuple[plan.Operation, ...], slots: _Slots) -> list[Tuple]:
+def _make(veths: tuple[Veth, ...], operations: tuple[plan.Operation, ...], slots: _Slots, late: Tuple) -> list[Tuple]:
     """Make the devices that are not there, then give the inner ends what they should have."""
     making = (plan.MakePair, plan.MakeDevice)
     made_here = {operation.inner for operation in operations if isinstance(operation, making)}
@@ -187,7 +256,7 @@ def _make(veths: tuple[Veth, ...], operations: tuple[plan.Operation, ...], slots
     settle = [veth for veth in veths if any(isinstance(o, plan.SettleTentative) for o in by_inner[veth.inner])]
     if not made_here:
         return _settle(settle, slots)
-    unknown = any(veth.mode == way.UNKNOWN for veth in inside)
+    unknown = any(ownership.is_named_by_caller(veth.mode) for veth in inside)
     present: Tuple = (
         PRESENT,
         INNER,
@@ -201,11 +270,12 @@ def _make(veths: tuple[Veth, ...], operations: tuple[plan.Operation, ...], slots
     parents = dict.fromkeys(o.parent for o in operations if isinstance(o, plan.MakeDevice))
     ready = tuple(f"link {veth.ready}" for veth in veths if veth.ready)
     listed = [present] if inside else []
+    listed += [(JUDGE, late)] if late and not unknown else []
     listed += [_find_device(name, slots) for name in parents]
     listed += [(JOURNAL, ready)] if ready else []
     for veth in veths:
         made = [_assemble(o, slots) for o in by_inner[veth.inner] if isinstance(o, making)]
-        listed.append((GROUP, _name_bytes(veth), tuple(made)))
+        listed.append((GROUP, _name_bytes(veth), False, tuple(made)))
     if not inside:
         return listed
     loopback = next(o for o in operations if isinstance(o, plan.SetLoopbackUp))
@@ -213,7 +283,7 @@ def _make(veths: tuple[Veth, ...], operations: tuple[plan.Operation, ...], slots
     apart = (*making, plan.SetLoopbackUp, plan.SettleTentative)
     for veth in inside:
         rest = [_assemble(o, slots) for o in by_inner[veth.inner] if not isinstance(o, apart)]
-        listed.append((GROUP, _name_bytes(veth), tuple(rest)))
+        listed.append((GROUP, _name_bytes(veth), False, tuple(rest)))
     return listed + _settle(settle, slots)
 
 
@@ -222,6 +292,11 @@ def _settle(veths: list[Veth], slots: _Slots) -> list[Tuple]:
     if not veths:
         return []
     devices = tuple((slots("inner", veth.inner), veth.inner) for veth in veths)
+    return [_index_inner(veths, slots, always=True), _settle_operation(devices)]
+
+
+def _settle_operation(devices: Tuple) -> Tuple:
+    """Return the operation that settles the addresses of these devices, or of all if there are none."""
     addresses = (
         netlink.dump_addresses6(),
         netlink.ADDRESS_ATTRS,
@@ -234,19 +309,16 @@ def _settle(veths: list[Veth], slots: _Slots) -> list[Tuple]:
         netlink.RTM_DELADDR,
     )
     routes = (netlink.dump_routes6(), netlink.ROUTE_ATTRS, netlink.RTA_PREFSRC)
-    return [
-        _index_inner(veths, slots, always=True),
-        (SETTLE, INNER, devices, addresses, routes, "%s: IPv6 addresses usable at once: %d"),
-    ]
+    return (SETTLE, INNER, devices, addresses, routes, "%s: IPv6 addresses usable at once: %d")
 
 
 def _index_inner(veths: list[Veth], slots: _Slots, *, always: bool = False) -> Tuple:
     wanted = []
     for veth in veths:
         binds = ((slots("inner", veth.inner), _AT_INDEX), (slots("inner flags", veth.inner), _FLAGS_OFFSET))
-        wanted.append((_name_bytes(veth), binds, (), _missing(veth), always))
+        wanted.append((_name_bytes(veth), binds, (), _missing(veth), always, NEVER))
     loopback = ((slots("inner", "lo"), _AT_INDEX), (slots("inner flags", "lo"), _FLAGS_OFFSET))
-    wanted.append((b"lo\0", loopback, (), "the container has no lo", True))
+    wanted.append((b"lo\0", loopback, (), "the container has no lo", True, NEVER))
     return (INDEX, INNER, netlink.dump_links(), netlink.LINK_ATTRS, (netlink.IFLA_IFNAME,), tuple(wanted), ())
 
 
@@ -274,22 +346,6 @@ def _assemble(operation: plan.Operation, slots: _Slots) -> Tuple:
     return _ASSEMBLERS[type(operation)](operation, slots)
 
 
-def _refuse_veths(why: str) -> Tuple:
-    """Fail if the container has a veth: nobody said where its outer end belongs."""
-    fault = f'veth %s: {why}; write a mapping such as mappings = ["veth[%s]:NAME@BRIDGE"]'
-    return (
-        REFUSE,
-        INNER,
-        netlink.dump_links(),
-        netlink.LINK_ATTRS,
-        (netlink.IFLA_IFNAME,),
-        netlink.INFO_KIND,
-        b"veth\0",
-        fault,
-        why,
-    )
-
-
 def _find_ends(veths: tuple[Veth, ...], slots: _Slots) -> tuple[Tuple, Tuple, dict[str, Tuple]]:
     """Find the inner ends by name, and each outer end by following the inner end's peer, whatever it is called.
 
@@ -304,11 +360,15 @@ def _find_ends(veths: tuple[Veth, ...], slots: _Slots) -> tuple[Tuple, Tuple, di
         )
         missing = _missing(veth)
         if not veth.paired:
-            wanted.append((_name_bytes(veth), binds[:1], (), missing, veth.explicit))
+            wanted.append((_name_bytes(veth), binds[:1], (), missing, veth.explicit, NEVER))
             continue
         other = f'veth {veth.inner}: the container\'s "{veth.inner}" is no {veth.kind} ({veth.where})'
         expects = (((netlink.LINK_ATTRS, netlink.INFO_KIND), veth.kind.encode() + b"\0", other),)
-        wanted.append((_name_bytes(veth), binds, expects, missing, veth.explicit))
+        optional = (
+            NEVER if not veth.adopted or veth.explicit else ALWAYS if ownership.is_foreign(veth.mode) else IF_ADOPTED
+        )
+        binds += ((slots("inner before", veth.inner), None),) if veth.adopted else ()
+        wanted.append((_name_bytes(veth), binds, expects, missing, True, optional))
     stray = "%s: left alone, no mapping names it"
     index: Tuple = (
         INDEX,
@@ -357,6 +417,23 @@ def _find_ends(veths: tuple[Veth, ...], slots: _Slots) -> tuple[Tuple, Tuple, di
 
 def _missing(veth: Veth) -> str:
     return f"veth {veth.inner}: the container has no device of that name ({veth.where})"
+
+
+def _find_masters(veths: tuple[Veth, ...], operations: Iterable[plan.Operation], slots: _Slots) -> list[Tuple]:
+    """Find the devices that outer ends become ports of, each once; not those of pairs that others have made."""
+    adopted = {veth.inner: _name_bytes(veth) for veth in veths if veth.adopted}
+    kinds: dict[str, str] = {}
+    ports: dict[str, list[str]] = {}
+    for operation in operations:
+        if isinstance(operation, plan.Attach):
+            kinds[operation.master] = operation.master_kind
+            ports.setdefault(operation.master, []).append(operation.inner)
+    listed: list[Tuple] = []
+    for name, inners in ports.items():
+        find = _find_master(name, kinds[name], slots)
+        names = tuple(adopted[inner] for inner in inners if inner in adopted)
+        listed.append((UNLESS_ALL, names, (find,)) if len(names) == len(inners) else find)
+    return listed
 
 
 def _find_master(name: str, kind: str, slots: _Slots) -> Tuple:
@@ -468,7 +545,10 @@ def _add_altname(operation: plan.AddAltname, slots: _Slots) -> Tuple:
     return _netlink(operation, slots, message, undo, already=((errno.EEXIST,), ours))
 
 
-def _set_sysctl(operation: plan.SetSysctl, _: _Slots) -> Tuple:
+def _set_sysctl(operation: plan.SetSysctl, slots: _Slots) -> Tuple:
+    if not operation.inside and not operation.named:
+        parts = rules.sysctl_path(operation.key, "/").split("///")
+        return (SYSCTL_OF, tuple(parts), slots("before", operation.inner), operation.value.encode(), _text(operation))
     path = rules.sysctl_path(operation.key, operation.device)
     return (SYSCTL, _ns(operation), path, operation.value.encode(), _text(operation))
 
@@ -480,9 +560,14 @@ def _settle_address(operation: plan.SettleAddress, slots: _Slots) -> Tuple:
 def _attach(operation: plan.Attach, slots: _Slots) -> Tuple:
     message = netlink.set_link(("IFLA_MASTER", 0))
     patches = (*_at_end(operation, slots), (len(message) - 4, slots("device", operation.master)))
-    return _netlink(
-        operation, slots, message, _link_undo(operation, slots, netlink.IFLA_MASTER, bytes(4)), patches=patches
+    undo = _link_undo(operation, slots, netlink.IFLA_MASTER, bytes(4))
+    step = _netlink(operation, slots, message, undo, patches=patches)
+    if not operation.unless_attached:
+        return step
+    text = (
+        f"{operation.inner}: left on the bridge that whoever called criu chose, not {operation.master} as at the dump"
     )
+    return (UNLESS_ATTACHED, slots("before", operation.inner), slots("device", operation.master), step, text)
 
 
 def _set_port(operation: plan.SetPort, slots: _Slots) -> Tuple:
@@ -539,10 +624,11 @@ def _set_backup_port(operation: plan.SetBackupPort, slots: _Slots) -> Tuple:
     return _netlink(operation, slots, message, None, patches=patches)
 
 
-def _switch_off(operation: plan.SwitchOff, _: _Slots) -> Tuple:
-    message = netlink.features_off(netlink.ethtool_family(), operation.device, operation.features)
+def _switch_off(operation: plan.SwitchOff, slots: _Slots) -> Tuple:
+    message = netlink.features_off(netlink.ethtool_family(), operation.features)
     ns = INNER_GENERIC if operation.inside else HOST_GENERIC
-    return (NETLINK, ns, message, (), (), None, None, _text(operation))
+    patches = ((netlink.FEATURES_INDEX_OFFSET, _end(operation, slots)),)
+    return (NETLINK, ns, message, patches, (), None, None, _text(operation))
 
 
 #: Things that a device has: the operation's attribute that holds one, and what adds or deletes it.
@@ -628,15 +714,36 @@ _ASSEMBLERS: dict[type[plan.Operation], Callable[[Any, _Slots], Tuple]] = {
 }
 
 
-def checks(veths: tuple[Veth, ...], bridges: dict[str, netlink.BridgeFacts]) -> Tuple:
+def checks(veths: tuple[Veth, ...], bridges: dict[str, netlink.BridgeFacts], *, again: bool = True) -> Tuple:
     """Return what must still hold at pre-restore for the program to be run as it is (see ``execute.checks_hold``).
 
     The outer ends' names and routes are free; each bridge is one, with spanning tree, forward delay and VLAN
-    filtering as they were.
+    filtering as they were. What a runtime may make instead is judged later. Unless the program may be run ``again``,
+    nothing ever holds.
     """
-    ours = [veth for veth in veths if veth.mode != way.ADOPT]
-    names = [name for veth in ours for name in (veth.outer.ifname, *veth.outer.altnames, veth.ready) if name]
-    routes = [route for veth in ours for route in veth.outer.routes]
+    if not again:
+        return ((netlink.get_link("lo"), errno.ENODEV, ()),)
+    return _checks([veth for veth in veths if not ownership.is_judged_later(veth.mode)], bridges)
+
+
+def late_checks(
+    veths: tuple[Veth, ...], bridges: dict[str, netlink.BridgeFacts], deferred: Mapping[str, object]
+) -> Tuple:
+    """Return, for each pair that the hook makes unless a runtime does, what must hold when its turn has come.
+
+    Each is (the inner end's name, checks); None instead of checks where something is known to be ``deferred``: a fault
+    by the inner end's name, which matters only if the pair is made here.
+    """
+    return tuple(
+        (_name_bytes(veth), None if veth.inner in deferred else _checks([veth], bridges))
+        for veth in veths
+        if ownership.is_judged_later(veth.mode)
+    )
+
+
+def _checks(veths: list[Veth], bridges: dict[str, netlink.BridgeFacts]) -> Tuple:
+    names = [name for veth in veths for name in (veth.outer.ifname, *veth.outer.altnames, veth.ready) if name]
+    routes = [route for veth in veths for route in veth.outer.routes if not ownership.is_foreign(veth.mode)]
     free: list[Tuple] = [(netlink.get_link(name), errno.ENODEV, ()) for name in names]
     free += [(netlink.get_route(route), None, _as_route(route)) for route in routes]
     parents = dict.fromkeys(veth.parent for veth in veths if veth.parent)
@@ -644,22 +751,23 @@ def checks(veths: tuple[Veth, ...], bridges: dict[str, netlink.BridgeFacts]) -> 
     # Its local port is a device of the bridge's name, with the userspace datapath too.
     there += [(netlink.get_link(name), 0, ()) for name in {v.outer.ovs.bridge for v in veths if v.outer.ovs}]
     masters = {o.master: o.master_kind or "bridge" for o in (veth.outer for veth in veths) if o.master}
-    there += [
-        (netlink.get_link(name), 0, (((netlink.LINK_ATTRS, netlink.INFO_KIND), kind.encode() + b"\0", ""),))
-        for name, kind in masters.items()
-        if name not in bridges
-    ]
-    same: list[Tuple] = [
-        (
-            netlink.get_link(name),
-            0,
-            (
-                ((netlink.LINK_ATTRS, netlink.INFO_KIND), b"bridge\0", ""),
+    for name, kind in masters.items():
+        expects: list[Tuple] = [((netlink.LINK_ATTRS, netlink.INFO_KIND), kind.encode() + b"\0", "")]
+        if name in bridges:
+            facts = bridges[name]
+            expects += [
                 ((netlink.LINK_ATTRS, netlink.BR_STP_STATE), facts.stp_state, ""),
                 ((netlink.LINK_ATTRS, netlink.BR_FORWARD_DELAY), facts.forward_delay, ""),
                 ((netlink.LINK_ATTRS, netlink.BR_VLAN_FILTERING), facts.vlan_filtering, ""),
-            ),
-        )
-        for name, facts in bridges.items()
-    ]
-    return tuple(free + there + same)
+            ]
+        there.append((netlink.get_link(name), 0, tuple(expects)))
+    return tuple(free + there + [check for veth in veths for check in _clone_checks(veth)])
+
+
+def _clone_checks(veth: Veth) -> list[Tuple]:
+    """Return the checks that no living container has this veth's inner MAC address or addresses."""
+    identity = ownership.identity_inside(veth)
+    if identity is None or not veth.announce:
+        return []
+    names = dict.fromkeys(name for name in (veth.outer.master, veth.was) if name)
+    return [(netlink.get_link(name), CLONE, identity) for name in names]

@@ -139,8 +139,9 @@ class Netns(Table, frozen=True, kw_only=True):
 class VethTable(Defaults, frozen=True, kw_only=True):
     """``[[veth]]``: all that is asked of one veth's outer end.
 
-    ``mode`` overrides how the inner end comes back. A ``kind`` other than ``veth`` (``kind_mode`` goes with it) is
-    made ready for CRIU, or in an empty network namespace. One that is no pair has a ``parent`` instead of an outer end.
+    ``mode`` overrides how the inner end comes back, ``adopted`` the file's ``adopted``. A ``kind`` other than ``veth``
+    (``kind_mode`` goes with it) is made ready for CRIU, or in an empty network namespace. One that is no pair has a
+    ``parent`` instead of an outer end.
     """
 
     inner: str
@@ -149,6 +150,7 @@ class VethTable(Defaults, frozen=True, kw_only=True):
     addresses: list[str] | None = None
     routes: list[str] | None = None
     mode: Literal["external", "ready", "empty"] | None = None
+    adopted: Literal["dress", "leave"] | None = None
     kind: Literal["veth", "macvlan", "ipvlan", "netkit"] = "veth"
     parent: str | None = None
     kind_mode: str | None = None
@@ -192,8 +194,13 @@ class Match(Table, frozen=True, kw_only=True):
 
 
 class File(Table, frozen=True, kw_only=True):
-    """The whole mapping file, as it is written."""
+    """The whole mapping file, as it is written.
 
+    ``adopted`` is for pairs that somebody else has made: ``dress`` puts back what was captured and the maker left at
+    the kernel's default, ``leave`` nothing.
+    """
+
+    adopted: Literal["dress", "leave"] = "dress"
     mappings: list[str] = []
     defaults: Defaults = Defaults()
     veth: list[VethTable] = []
@@ -232,6 +239,7 @@ class VethConfig(msgspec.Struct, frozen=True, kw_only=True):
     ipv6_dad: str | None = None
     announce: bool | None = None
     mode: str | None = None
+    adopted: str | None = None
     kind: str = "veth"
     parent: str = ""
     kind_mode: str = ""
@@ -247,6 +255,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     capture: Capture = Capture()
     announcements: Announcements = Announcements()
     verify: bool = False
+    adopted: str = "dress"
     notices: tuple[str, ...] = ()
 
 
@@ -394,6 +403,7 @@ class _Checker:
             capture=file.capture,
             announcements=file.announcements,
             verify=file.verify,
+            adopted=file.adopted,
             notices=tuple(self._notices),
         )
 
@@ -504,6 +514,7 @@ class _Checker:
             announce=_first(table.announce, defaults.announce),
             ipv6_dad=_first(table.ipv6_dad, defaults.ipv6_dad),
             mode=table.mode,
+            adopted=table.adopted,
             kind=table.kind,
             parent=table.parent or "",
             kind_mode=table.kind_mode or KIND_MODES[table.kind][0],

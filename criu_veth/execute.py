@@ -12,20 +12,36 @@ how to send, what an acknowledgement is, and where to put what an earlier reply 
     Send and keep parts of the reply.
 ``(INDEX, ns, message, attributes, key, wanted, strays)``
     Dump and keep parts of the messages whose attribute ``key`` is wanted: ``wanted`` has (key, binds, expects, fault
-    if missing, whether it is wanted even if somebody else made it), ``strays`` (path, value, notice): a message that
+    if missing, whether it is wanted even if somebody else made it, whether it may be missing: `NEVER`, `IF_ADOPTED` or
+    `ALWAYS`), ``strays`` (path, value, notice): a message that
     nobody wanted and that has this value is worth a notice.
 ``(SYSCTL, ns, path, value, text)``
     Write a file below ``/proc/sys/net``; its undo is what stood there.
-``(REFUSE, ns, message, attributes, key, path, value, fault, notice)``
-    Dump, and fail for each message whose attribute ``path`` has this value; where none has, say ``notice``.
+``(SYSCTL_OF, (directory, file), slot, value, text)``
+    The same for the device in ``slot``, whatever it is called.
 ``(PRESENT, ns, message, attributes, key, names, adopt, notice)``
     Dump, and remember which of ``names`` are there. With ``adopt`` somebody else made them: say ``notice``.
-``(GROUP, name, operations)``
-    Run ``operations``, unless ``name`` was there already.
+``(GROUP, name, adopted, operations)``
+    Run ``operations`` if ``name`` was there already, or if it was not: as ``adopted`` says.
+``(UNLESS_ALL, names, operations)``
+    Run ``operations`` unless all of ``names`` were there already.
+``(TRY, name, find, operations)``
+    Run ``find`` and ``operations``, but not if ``name`` is missing; if ``find`` fails, say so in a notice instead.
+``(JUDGE, late)``
+    Raise `UnsuitableError` unless the checks of each (name, checks) hold whose ``name`` was not there already; None
+    instead of checks never holds.
+``(DRESS, inner, was, slot, items, keeps)``
+    Put back what was captured of an end that somebody else has made (see `dressing`), as far as the kernel takes it; a
+    notice says what was done. ``slot`` holds the end as it was found, ``was`` is its name at the dump.
+``(COMPARE, slot, name, prefix, text)``
+    Say the notice ``text`` if the device in ``slot`` is not called ``name``; it is called by its own name then.
+``(UNLESS_ATTACHED, slot, device, operation, text)``
+    Run ``operation`` unless the device in ``slot`` is a port already; say ``text`` if it is one of another ``device``.
 ``(SETTLE, ns, devices, addresses, routes, text)``
     Add addresses again that are not usable yet, in one batch: see `Executor._settle`.
 ``(ANNOUNCE, devices, requests, link, repeat, interval, text)``
-    Announce the addresses of ``devices``, (slot of the inner ifindex, slot of the outer one or None): see `announce`.
+    Announce the addresses of ``devices``, (slot of the inner ifindex, slot of the outer one or None, name
+    of one that is not announced if it was there already): see `announce`.
 ``(RUN, argv, parts, undo)``
     Run a program with the words of ``parts``, once for all: (name, words, words that undo it, text), without those
     whose ``name`` was there already. ``undo`` is the program and its first words to undo it with.
@@ -49,8 +65,14 @@ import posix
 from criu_veth import wire
 from criu_veth.errors import OperationError, errno_text
 
-NETLINK, QUERY, INDEX, SYSCTL, REFUSE, PRESENT, GROUP, JOURNAL, SETTLE, ANNOUNCE, VERIFY, RUN, RUN_UNLESS = range(13)
+NETLINK, QUERY, INDEX, SYSCTL, SYSCTL_OF, PRESENT, GROUP, JOURNAL, SETTLE, ANNOUNCE, VERIFY, RUN, RUN_UNLESS = range(13)
+TRY, JUDGE, DRESS, COMPARE, UNLESS_ATTACHED, UNLESS_ALL = range(13, 19)
 HOST, INNER, HOST_GENERIC, INNER_GENERIC = range(4)
+
+#: Whether what an INDEX wants may be missing.
+NEVER, IF_ADOPTED, ALWAYS = range(3)
+#: Instead of an errno in `checks_hold`: no living container may be the double of this one.
+CLONE = -1
 
 #: Slots that are filled before the first operation: this process's pid and the container's first process's.
 SLOT_OWN_PID, SLOT_INIT_PID, FIRST_SLOT = 0, 1, 2
@@ -62,6 +84,7 @@ if TYPE_CHECKING:  # `typing` itself would take 10 ms
 
     Operation = tuple[Any, ...]  # see above; what they hold differs by kind
 LINK_ATTRIBUTES = 32
+_RTM_GETLINK, _IFLA_IFNAME, _IFLA_MASTER, _IFLA_GROUP = 18, 3, 10, 27
 INDEX_AT = 20  # where ifinfomsg, ifaddrmsg and ndmsg have the ifindex
 
 #: What an undo may be answered: setting a device down takes its IPv6 addresses (EADDRNOTAVAIL) and routes (ESRCH) away,
@@ -72,6 +95,16 @@ _UNDONE = (0, 99, 3, 2)
 #: Seconds that a program may take: it has a limit of its own, a little shorter.
 PATIENCE = 7
 _SIGALRM, _ENODEV = 14, 19
+
+
+class UnsuitableError(Exception):
+    """This host is not, or no longer, as the pairs that are to be made need it; nothing has been made yet."""
+
+
+def _name_in(link: bytes) -> str:
+    """Return the name of the device that an RTM_NEWLINK describes."""
+    found = wire.find_attr(link, LINK_ATTRIBUTES, (_IFLA_IFNAME,)) or b""
+    return found.rstrip(b"\0").decode("utf-8", "surrogateescape")
 
 
 class Executor:
@@ -85,11 +118,16 @@ class Executor:
         *,
         present: "frozenset[bytes]" = frozenset(),
         journal: str | None = None,
+        judged: bool = False,
     ) -> None:
         #: Names of inner ends that somebody else made.
         self.present = present
         self.adopted: frozenset[bytes] = frozenset()
         self._journal_path = journal
+        self._judged = judged
+        self._missing: set[bytes] = set()
+        #: How texts begin that name an outer end, to how they should, where it is called otherwise.
+        self._called: dict[str, str] = {}
         #: What is to be done once all that the action says has been written.
         self.after: Callable[[], None] | None = None
         self._namespaces = namespaces
@@ -100,8 +138,14 @@ class Executor:
         self._handlers = {
             INDEX: self._index,
             SYSCTL: self._sysctl,
-            REFUSE: self._refuse,
+            SYSCTL_OF: self._sysctl_of,
             PRESENT: self._look_for,
+            TRY: self._try,
+            JUDGE: self._judge,
+            DRESS: self._dress,
+            COMPARE: self._compare,
+            UNLESS_ATTACHED: self._unless_attached,
+            UNLESS_ALL: self._unless_all,
             JOURNAL: self._journal,
             SETTLE: self._settle,
             ANNOUNCE: self._announce,
@@ -121,6 +165,8 @@ class Executor:
         try:
             self._run_all(operations)
             self._flush()
+            for wrong, right in self._called.items():
+                self.done = [right + text[len(wrong) :] if text.startswith(wrong) else text for text in self.done]
         except OperationError as error:
             raise OperationError(*error.faults, *self.undo()) from None
         except OSError as error:
@@ -134,8 +180,8 @@ class Executor:
             if operation[0] <= QUERY:
                 self._enqueue(operation)
             elif operation[0] == GROUP:
-                if operation[1] not in self.present:
-                    self._run_all(operation[2])
+                if (operation[1] in self.present) is operation[2]:
+                    self._run_all(operation[3])
             else:
                 self._flush()
                 self._handlers[operation[0]](operation)
@@ -277,15 +323,10 @@ class Executor:
         for found in self._rtnl(ns).dump(message):
             by_key[wire.find_attr(found, attributes, key)] = found
         faults = []
-        for name, binds, expects, missing, always in wanted:
-            there = by_key.pop(name, None)
-            if name in self.present and not always:
-                continue
-            fault = missing if there is None else self.unexpected(there, expects)
-            if fault:
-                faults.append(fault)
-            elif there is not None:
-                self._bind(there, binds)
+        for entry in wanted:
+            there = by_key.pop(entry[0], None)
+            if entry[4] or entry[0] not in self.present:
+                faults += self._wanted(entry, there)
         if faults:
             raise OperationError(*faults)
         for path, value, notice in strays:
@@ -293,16 +334,19 @@ class Executor:
                 if name and wire.find_attr(found, attributes, path) == value:
                     self.notices.append(notice % name.rstrip(b"\0").decode("utf-8", "replace"))
 
-    def _refuse(self, operation: "Operation") -> None:
-        _, ns, message, attributes, key, path, value, fault, notice = operation
-        found = self._rtnl(ns).dump(message)
-        names = [
-            wire.find_attr(one, attributes, key) for one in found if wire.find_attr(one, attributes, path) == value
-        ]
-        texts = [(name or b"").rstrip(b"\0").decode("utf-8", "replace") for name in names]
-        if texts:
-            raise OperationError(*(fault.replace("%s", text) for text in texts))
-        self.notices.append(notice)
+    def _wanted(self, entry: "Operation", there: bytes | None) -> "list[str]":
+        """Keep what is wanted of a message, and return the fault if it is missing, or not as expected."""
+        name, binds, expects, missing, _, optional = entry
+        fault = missing if there is None else self.unexpected(there, expects)
+        if not fault and there is not None:
+            self._bind(there, binds)
+        if fault and self._may_be_missing(name, optional):
+            self._missing.add(name)
+            return []
+        return [fault] if fault else []
+
+    def _may_be_missing(self, name: bytes, optional: int) -> bool:
+        return optional == ALWAYS or (optional == IF_ADOPTED and name in self.present)
 
     def _look_for(self, operation: "Operation") -> None:
         _, ns, message, attributes, key, names, adopt, notice = operation
@@ -330,13 +374,15 @@ class Executor:
         rtnl = self._rtnl(ns)
         indexes = {self._slots[slot] for slot, _ in devices}
         names = {self._slots[slot]: name for slot, name in devices}
+        everywhere = not devices
         gone, added, settled, lost = [], [], [], set()
         counts: dict[bytes, int] = {}
         together: dict[bytes, list[tuple[bytes, int]]] = {}
         for found in rtnl.dump(request):
             data = wire.find_attr(found, attributes, (flags_at,))
             flags = wire.get_u32(data, 0) if data else found[header_flags]
-            if found[INDEX_AT : INDEX_AT + 4] in indexes and not flags & hopeless:
+            index = found[INDEX_AT : INDEX_AT + 4]
+            if (everywhere or index in indexes) and not flags & hopeless:
                 together.setdefault(found[INDEX_AT - 1 : INDEX_AT + 4], []).append((found, flags))  # scope and index
         listed = [pair for pairs in together.values() if len(pairs) > 1 or pairs[0][1] & unready for pair in pairs]
         for found, flags in listed:
@@ -365,12 +411,93 @@ class Executor:
         for reply in rtnl.request(gone + added + settled + kept):
             if reply.errno:
                 raise OperationError(f"{text % ('container', len(gone))}: {errno_text(reply.errno, reply.detail)}")
-        self.done += [text % (names[index], count) for index, count in counts.items()]
+        self.done += [text % (names.get(index, "all devices"), count) for index, count in counts.items()]
+
+    def _try(self, operation: "Operation") -> None:
+        _, name, find, operations = operation
+        if name in self._missing:
+            return
+        fault = self._attempt(find)
+        if fault:
+            self.notices.append(f"left alone: {fault}")
+        else:
+            self._run_all(operations)
+
+    def _unless_all(self, operation: "Operation") -> None:
+        _, names, operations = operation
+        if not self.present.issuperset(names):
+            self._run_all(operations)
+
+    def _attempt(self, operations: "tuple[Operation, ...]") -> str:
+        """Run ``operations`` without a word, and return the fault of the one that ended it; an empty string if none."""
+        mark = len(self.done)
+        try:
+            self._run_all(operations)
+            self._flush()
+        except OperationError as error:
+            self._batch.clear()
+            return error.faults[0]
+        finally:
+            del self.done[mark:]
+        return ""
+
+    def _judge(self, operation: "Operation") -> None:
+        for name, checks in operation[1]:
+            if self._judged or name in self.present:
+                continue
+            if checks is None or not checks_hold(checks, self._namespaces):
+                raise UnsuitableError
+
+    def _compare(self, operation: "Operation") -> None:
+        _, slot, name, prefix, text = operation
+        found = _name_in(self._slot(slot))
+        if found != name:
+            self.notices.append(text % found)
+            self._called[f"{prefix}{name} "] = f"{prefix}{found} "
+
+    def _unless_attached(self, operation: "Operation") -> None:
+        _, slot, device, step, text = operation
+        master = wire.find_attr(self._slot(slot), LINK_ATTRIBUTES, (_IFLA_MASTER,))
+        if master is None:
+            self._enqueue(step)
+        elif master != self._slot(device):
+            self.notices.append(text)
+
+    def _dress(self, operation: "Operation") -> None:
+        from criu_veth import dress  # noqa: PLC0415 - only where somebody else has made the pair
+
+        _, inner, was, slot, items, keeps = operation
+        put, kept, refused = [], [], []
+        ends = dress.Ends(self._slot, _name_in, self._namespaces.host)
+        for label, test, operations in items:
+            if test is not None and ends.have(test[0]):
+                continue
+            if test is not None and not (ends.can_have(test[0]) and (test[1] or ends.are_bare(test[0]))):
+                kept.append(label)
+                continue
+            fault = self._attempt(operations)
+            if fault:
+                refused.append(f"{label} ({fault.partition(': ')[2].partition(': ')[2] or fault})")
+            else:
+                put.append(label)
+        name = _name_in(self._slot(slot))
+        if not (put or kept or refused or (was and was != name)):
+            return
+        then = f" (at the dump it was {was})" if was not in {"", name} else ""
+        words = f"{inner}: {name} was made by somebody else{then}: its {keeps} stay"
+        for what, labels in (("put back", put), ("left as its maker set it", kept), ("refused", refused)):
+            words += f"; {what}: {', '.join(labels)}" if labels else ""
+        self.notices.append(words)
+
+    def _sysctl_of(self, operation: "Operation") -> None:
+        _, (directory, leaf), slot, value, text = operation
+        self._sysctl((SYSCTL, HOST, f"{directory}/{_name_in(self._slot(slot))}/{leaf}", value, text))
 
     def _announce(self, operation: "Operation") -> None:
         """Leave it to a helper: the links need a moment to come up, and nobody is to wait for that."""
         _, devices, requests, link, repeat, interval, text = operation
-        ends = [(self._slots[inner], outer and self._slots[outer]) for inner, outer in devices]
+        devices = [device for device in devices if device[2] not in self.present]
+        ends = [(self._slots[inner], outer and self._slots[outer]) for inner, outer, _ in devices]
         ends = [pair for pair in ends if pair[0] is not None]  # somebody else's are left alone
         if ends:
             self.after = lambda: self._announce_detached(ends, requests, link, (repeat, interval))
@@ -497,17 +624,40 @@ def _exchange(path: str, value: bytes) -> bytes:
         posix.close(descriptor)
 
 
+def made_by_others(ready: "dict[str, str]", host: wire.Rtnl) -> "frozenset[str]":
+    """Return the inner ends whose ready device, by inner end, is there and was not made by this project."""
+    names = [name.encode("utf-8", "surrogateescape") + b"\0" for name in ready.values()]
+    requests = [wire.message(_RTM_GETLINK, 0, bytes(16) + wire.put_attr(_IFLA_IFNAME, name)) for name in names]
+    return frozenset(
+        inner
+        for inner, reply in zip(ready, host.request(requests), strict=True)
+        if reply.messages
+        and wire.find_attr(reply.messages[0], LINK_ATTRIBUTES, (_IFLA_GROUP,)) != wire.u32(wire.MARK_GROUP)
+    )
+
+
+def _has_a_double(host: wire.Rtnl, link: bytes, identity: "tuple[bytes, tuple[bytes, ...]]") -> bool:
+    from criu_veth import clones  # noqa: PLC0415 - at pre-restore alone
+
+    return clones.double(host, link, *identity) is not None
+
+
 def checks_hold(checks: "tuple[Operation, ...]", namespaces: wire.Namespaces) -> bool:
     """Say whether the host still is as it was when the program was made.
 
     A check is (message, errno that is expected, expects as in a QUERY); with None for the errno, nothing may be there
-    that is as in expects.
+    that is as in expects. With CLONE, the device may not lead to a living container whose inner end has (MAC address,
+    IP addresses) as in expects.
     """
     if not checks:
         return True
     executor = Executor(namespaces, FIRST_SLOT, None)
     replies = namespaces.host.request([message for message, _, _ in checks])
     for (_, expected, expects), reply in zip(checks, replies, strict=True):
+        if expected == CLONE:
+            if reply.messages and _has_a_double(namespaces.host, reply.messages[0], expects):
+                return False
+            continue
         if expected is not None and reply.errno != expected:
             return False
         fits = bool(reply.messages) and not executor.unexpected(reply.messages[0], expects)

@@ -96,4 +96,4 @@ def _ours(line: str, kernel: netlink.Kernel) -> str | None:
     """Return the name of the device that one line of a journal names, if it is there and ours."""
     what, _, name = line.partition(" ")
     link = kernel.link(name) if what == "link" else None
-    return None if link is None or link.get("IFLA_GROUP") != netlink.MARK_GROUP else name
+    return None if link is None or link.get("IFLA_GROUP") != wire.MARK_GROUP else name

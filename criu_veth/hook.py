@@ -79,15 +79,27 @@ def run(call: actions.Call, environ: "dict[str, str]") -> None:
 def _pre_restore(call: actions.Call, environ: "dict[str, str]") -> None:
     _require_image_dir(call)
     criu_pid = _criu_pid(call)
-    how = way.find(criu_pid, call.image_dir, environ)
+    how = _find_way(call, environ)
     _collect_garbage()
     ready = _ready_program(call, environ, how) or _prepare(call, environ, how)
-    say("pre-restore: warning: ", *ready.warnings)
+    say("pre-restore: ", *ready.remarks)
     program.start_run(criu_pid, ready, ipv6=_needs_ipv6(ready, call))
     found = program.operations(criu_pid, actions.PRE_RESTORE)
     if found is not None:
         forget_ports(*found)
         program.finish(criu_pid, actions.PRE_RESTORE)
+
+
+def _find_way(call: actions.Call, environ: "dict[str, str]") -> way.Way:
+    """Find out what criu was told, and which of the devices that it is to move in its caller has made."""
+    how = way.find(_criu_pid(call), call.image_dir, environ)
+    if how.ready:
+        namespaces = wire.Namespaces(None)
+        try:
+            how.made = execute.made_by_others(how.ready, namespaces.host)
+        finally:
+            namespaces.close()
+    return how
 
 
 def forget_ports(slots: int, operations: "program.Tuple") -> None:
@@ -124,7 +136,7 @@ def _pre_dump(call: actions.Call, environ: "dict[str, str]") -> None:
 
 def _ready_program(call: actions.Call, environ: "dict[str, str]", how: way.Way) -> program.Program | None:
     sources = paths.Sources(environ, call.image_dir)
-    found = program.find(sources, posix.uname().nodename, how.key)
+    found = program.find(sources, posix.uname().nodename, how)
     if found is None:
         return None
     namespaces = wire.Namespaces(None)
@@ -176,14 +188,7 @@ def _stage(call: actions.Call, environ: "dict[str, str]") -> None:
     netns = container_netns(call.init_pid)
     namespaces = wire.Namespaces(netns)
     try:
-        executor = execute.Executor(
-            namespaces,
-            slots,
-            call.init_pid,
-            present=program.adopted(criu_pid),
-            journal=program.journal(criu_pid),
-        )
-        executor.run(operations)
+        executor = _execute(call, environ, namespaces, slots, operations)
     finally:
         namespaces.close()
     say(call.action + ": notice: ", *executor.notices)
@@ -192,6 +197,30 @@ def _stage(call: actions.Call, environ: "dict[str, str]") -> None:
     program.finish(criu_pid, call.action)
     if executor.after is not None:
         executor.after()
+
+
+def _execute(
+    call: actions.Call, environ: "dict[str, str]", namespaces: wire.Namespaces, slots: int, operations: "program.Tuple"
+) -> execute.Executor:
+    """Run one action's operations; what no longer fits this host is judged in the words of pre-restore."""
+    criu_pid = _criu_pid(call)
+
+    def executor(*, judged: bool = False) -> execute.Executor:
+        present, journal = program.adopted(criu_pid), program.journal(criu_pid)
+        return execute.Executor(namespaces, slots, call.init_pid, present=present, journal=journal, judged=judged)
+
+    first = executor()
+    try:
+        first.run(operations)
+    except execute.UnsuitableError:
+        _with_site_packages()
+        from criu_veth import prepare  # noqa: PLC0415 - the slow path
+
+        prepare.judge(environ, call.image_dir, _find_way(call, environ), call.init_pid, first.present)
+        again = executor(judged=True)
+        again.run(operations)
+        return again
+    return first
 
 
 def _shares_host_network(call: actions.Call, environ: "dict[str, str]") -> bool:

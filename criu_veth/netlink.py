@@ -15,7 +15,7 @@ from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from criu_veth import rules, wire
+from criu_veth import clones, rules, wire
 from criu_veth.errors import errno_text
 from criu_veth.state import Address, FdbEntry, Filter, Inner, Neighbour, Qdisc, Route, Rule, TcClass, Vlan
 
@@ -66,10 +66,9 @@ NUD_NOARP, NUD_PERMANENT = 0x40, 0x80
 GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 16, 3
 ETHTOOL_MSG_FEATURES_GET, ETHTOOL_MSG_FEATURES_SET = 11, 12
 GENERIC_ATTRS = 20
+FEATURES_INDEX_OFFSET = 28
 #: What can be switched on a veth and is off on a new one.
 NEW_FEATURES_OFF = {"rx-gro", "rx-gro-list", "rx-udp-gro-forwarding", "tx-nocache-copy"}
-#: Group of a device that was made for CRIU to move, until it has been: "cvth".
-MARK_GROUP = 0x63767468
 TC_H_ROOT, TC_H_INGRESS = 0xFFFFFFFF, 0xFFFFFFF1
 RTM_F_CLONED = 0x200
 AF_BRIDGE = 7
@@ -84,7 +83,7 @@ IFLA_PROP_LIST, IFLA_ALT_IFNAME = 52, 53
 INFO_KIND, INFO_DATA, INFO_SLAVE_DATA = (IFLA_LINKINFO, 1), (IFLA_LINKINFO, 2), (IFLA_LINKINFO, 5)
 BR_FORWARD_DELAY, BR_STP_STATE, BR_VLAN_FILTERING = (*INFO_DATA, 1), (*INFO_DATA, 5), (*INFO_DATA, 7)
 _IFLA_AF_SPEC, _IFLA_BRIDGE_VLAN_INFO = 26, 2
-_VLAN_PVID, _VLAN_UNTAGGED, _VLAN_RANGE_BEGIN, _VLAN_RANGE_END = 0x2, 0x4, 0x8, 0x10
+VLAN_PVID, VLAN_UNTAGGED, _VLAN_RANGE_BEGIN, _VLAN_RANGE_END = 0x2, 0x4, 0x8, 0x10
 _VLANDB_ATTRS = 24  # behind struct br_vlan_msg
 _VLANDB_ENTRY, _VLANDB_GLOBAL_OPTIONS = 1, 2
 _VLANDB_DUMP_FLAGS, _VLANDB_DUMPF_STATS, _VLANDB_DUMPF_GLOBAL = 1, 1, 2
@@ -249,10 +248,10 @@ def add_vlans(vlan: Vlan) -> bytes:
     """RTM_SETLINK that adds VLANs to the bridge port whose index is filled in at INDEX_OFFSET."""
     untagged, tagged = rules.parse_vlans(vlan.untagged), rules.parse_vlans(vlan.tagged)
     infos = b""
-    for ids, flags in ((tagged, 0), (untagged, _VLAN_UNTAGGED)):
+    for ids, flags in ((tagged, 0), (untagged, VLAN_UNTAGGED)):
         infos += b"".join(_vlan_range(run, flags) for run in rules.vlan_ranges(ids - {vlan.pvid}))
     if vlan.pvid is not None:  # it may not be in a range
-        infos += _vlan_info(vlan.pvid, _VLAN_PVID | (_VLAN_UNTAGGED if vlan.pvid in untagged else 0))
+        infos += _vlan_info(vlan.pvid, VLAN_PVID | (VLAN_UNTAGGED if vlan.pvid in untagged else 0))
     return _change_vlans(RTM_SETLINK, infos)
 
 
@@ -295,7 +294,7 @@ def make_pair(outer: str, inner: Inner, inner_name: str, kind: str, kind_mode: s
     attrs: list[tuple[str, Any]] = [("IFLA_IFNAME", outer)]
     fields = {}
     if mark:
-        attrs.append(("IFLA_GROUP", MARK_GROUP))
+        attrs.append(("IFLA_GROUP", wire.MARK_GROUP))
     else:
         peer.append(("IFLA_NET_NS_PID", 0))
         fields["index"] = inner.ifindex or 0
@@ -341,7 +340,7 @@ def _new_link_attrs(inner: Inner, name: str, *, mark: bool) -> list[tuple[str, A
         ("IFLA_MTU", inner.mtu),
         ("IFLA_NUM_TX_QUEUES", inner.num_tx_queues),
         ("IFLA_NUM_RX_QUEUES", inner.num_rx_queues),
-        ("IFLA_GROUP", MARK_GROUP if mark else None),
+        ("IFLA_GROUP", wire.MARK_GROUP if mark else None),
     )
     return [("IFLA_IFNAME", name), *((key, value) for key, value in optional if value is not None)]
 
@@ -613,12 +612,16 @@ def _ethtool_device(ifname: str) -> tuple[str, bytes]:
     return ("FIRST", wire.put_attr(2, ifname.encode() + b"\0"))
 
 
-def features_off(family: int, ifname: str, names: Iterable[str]) -> bytes:
-    """ETHTOOL_MSG_FEATURES_SET that switches features off, by the kernel's names (``tx-checksum-ip-generic``)."""
+def features_off(family: int, names: Iterable[str]) -> bytes:
+    """ETHTOOL_MSG_FEATURES_SET that switches features off, by the kernel's names (``tx-checksum-ip-generic``).
+
+    The device's index comes at FEATURES_INDEX_OFFSET.
+    """
     nested = 1 | wire.NLA_F_NESTED
     bits = b"".join(wire.put_attr(nested, wire.put_attr(2, name.encode() + b"\0")) for name in names)
     wanted = wire.put_attr(3 | wire.NLA_F_NESTED, bits)
-    return _generic(family, ETHTOOL_MSG_FEATURES_SET, [_ethtool_device(ifname), ("THIRD", wanted)])
+    device = ("FIRST", wire.put_attr(1, bytes(4)))  # ETHTOOL_A_HEADER_DEV_INDEX
+    return _generic(family, ETHTOOL_MSG_FEATURES_SET, [device, ("THIRD", wanted)])
 
 
 class Generic:
@@ -709,6 +712,16 @@ def _dump_vlans(index: int, flags: int) -> bytes:
     return wire.message(RTM_GETVLAN, 0, body + wire.put_attr(_VLANDB_DUMP_FLAGS, wire.u32(flags)))
 
 
+def dump_port_vlans() -> bytes:
+    """RTM_GETVLAN for a dump of the VLANs of the bridge port whose index is filled in at INDEX_OFFSET, each alone."""
+    return _dump_vlans(0, _VLANDB_DUMPF_STATS)
+
+
+def get_ingress() -> bytes:
+    """RTM_GETQDISC that finds an ingress or clsact qdisc; the device's index comes at INDEX_OFFSET."""
+    return _encode(TcMessage(), RTM_GETQDISC, 0, {"parent": TC_H_INGRESS}, ())
+
+
 def _nested(data: bytes, kind: int) -> list[dict[int, bytes]]:
     """Return the attributes within each attribute of this type in a message about VLANs."""
     return [dict(wire.attrs(payload, 0)) for found, payload in wire.attrs(data, _VLANDB_ATTRS) if found == kind]
@@ -729,6 +742,11 @@ class Link:
     def get(self, name: str, default: Any = None) -> Any:
         """Return the attribute ``name`` (``IFLA_MTU``), or ``default``."""
         return self._message.get_attr(name, default)
+
+    @property
+    def data(self) -> bytes:
+        """The message as it came."""
+        return self._data
 
     def raw(self, path: tuple[int, ...]) -> bytes | None:
         """Return the payload of an attribute that pyroute2 has no name for, by the types on the way to it."""
@@ -789,6 +807,17 @@ def _netns_files() -> Iterator[str]:
         yield from [line.split()[4] for line in mounts if " - nsfs " in line]
 
 
+def _ending_files() -> Iterator[str]:
+    """Yield the path of the network namespace of every process that has been killed."""
+    for pid in os.listdir("/proc"):
+        if pid.isdecimal():
+            try:
+                if _is_ending(pid):
+                    yield f"/proc/{pid}/ns/net"
+            except OSError:
+                continue
+
+
 def living_netns() -> set[int]:
     """Return the inode numbers of all network namespaces that a process is in or a mount holds."""
     found = set()
@@ -831,6 +860,11 @@ class Kernel:
         if reply.errno:
             raise OSError(reply.errno, f"cannot read {what}: {errno_text(reply.errno, reply.detail)}")
         return Link(reply.messages[0])
+
+    def double(self, name: str, mac: bytes, addresses: tuple[bytes, ...]) -> tuple[str, bytes] | None:
+        """Return the port that leads to a living container with this identity: see `clones.double`."""
+        link = self.link(name)
+        return None if link is None else clones.double(self._rtnl, link.data, mac, addresses)
 
     def links(self) -> list[Link]:
         """Return every device."""
@@ -894,8 +928,8 @@ class Kernel:
                 found.append(
                     PortVlan(
                         vlan=vlan,
-                        pvid=bool(flags & _VLAN_PVID),
-                        untagged=bool(flags & _VLAN_UNTAGGED),
+                        pvid=bool(flags & VLAN_PVID),
+                        untagged=bool(flags & VLAN_UNTAGGED),
                         tunnel=wire.get_u32(tunnel, 0) if tunnel else None,
                         forwarding=entry.get(_ENTRY_STATE, _STATE_FORWARDING) == _STATE_FORWARDING,
                         changed=any(entry.get(option, usual) != usual for option, usual in _ENTRY_USUAL.items()),
@@ -920,8 +954,8 @@ class Kernel:
 
     def has_ingress(self, index: int) -> bool:
         """Say whether a device has an ingress or clsact qdisc; cheap, where a dump reads every device's."""
-        fields = {"index": index, "parent": TC_H_INGRESS}
-        (reply,) = self._rtnl.request([_encode(TcMessage(), RTM_GETQDISC, 0, fields, ())])
+        message = get_ingress()
+        (reply,) = self._rtnl.request([message[:INDEX_OFFSET] + wire.u32(index) + message[INDEX_OFFSET + 4 :]])
         return not reply.errno
 
     def qdiscs(self, index: int) -> list[Message]:
@@ -955,11 +989,14 @@ class Kernel:
         found = wire.find_attr(reply.messages[0], NSID_ATTRS, (NETNSA_NSID,))
         return wire.get_s32(found) if found else -1
 
-    def living_nsids(self) -> set[int]:
-        """Return the ids of all network namespaces that a process is in or a mount holds."""
+    def living_nsids(self, *, ending: bool = False) -> set[int]:
+        """Return the ids of all network namespaces that a process is in or a mount holds.
+
+        With ``ending``, of those that processes are in which have been killed.
+        """
         found = set()
         seen: set[int] = set()
-        for path in _netns_files():
+        for path in _ending_files() if ending else _netns_files():
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
@@ -997,6 +1034,7 @@ class Lifeline:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._living: set[int] | None = None
+        self._ending: set[int] | None = None
 
     def is_dying(self, link: Link) -> bool:
         """Say whether the device ``link`` is a veth that is going away."""
@@ -1008,3 +1046,15 @@ class Lifeline:
         if self._living is None:
             self._living = self._kernel.living_nsids()
         return nsid not in self._living
+
+    def is_killed(self, link: Link) -> bool:
+        """Say whether the container behind a veth is seen to die: a process that was killed is left of it, none else.
+
+        What is held by nothing that can be seen from here may live in another PID namespace.
+        """
+        nsid = link.get("IFLA_LINK_NETNSID")
+        if nsid is None or not self.is_dying(link):
+            return False
+        if self._ending is None:
+            self._ending = self._kernel.living_nsids(ending=True)
+        return nsid < 0 or nsid in self._ending

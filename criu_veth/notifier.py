@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from criu_veth import actions, afterwards, dump, execute, garbage, hook, paths, prepare, program, silence, wire
 from criu_veth.errors import InputError
-from criu_veth.way import Way, images_hold_devices
+from criu_veth.way import Way, images_have_external_netns, images_hold_devices
 
 __all__ = ["Notifier", "external"]
 
@@ -49,6 +49,7 @@ class Notifier:
         self._pending: dict[str, tuple[int, tuple[Any, ...]]] | None = None
         self._present: frozenset[bytes] = frozenset()
         self._has_journal = False
+        self._restored: tuple[str, Way] = ("", Way())
         self.criu_pid: int | None = None
         self.said: list[str] = []
 
@@ -98,11 +99,13 @@ class Notifier:
         self.said += garbage.collect()
         way = Way(told=bool(self._options), devices=images_hold_devices(image_dir))
         way.read_options([word for value in self._options for word in ("--external", value)])
+        way.adopt = way.adopt or images_have_external_netns(image_dir)
+        way.made = _made_by_others(way)
+        self._restored = image_dir, way
         inputs = prepare.read(self._environ, image_dir)
         veths, found = prepare.possible(inputs, way)
-        notices = inputs.config.notices if inputs.config else ()
-        self.said += [f"{actions.PRE_RESTORE}: warning: {warning}" for warning in (*notices, *found.warnings)]
-        self._pending, _ = prepare.operations(veths, inputs)
+        self.said += [f"{actions.PRE_RESTORE}: {text}" for text in prepare.remarks(veths, inputs, found, way)]
+        self._pending, _ = prepare.operations(veths, inputs, found, way)
         self._present = frozenset()
         slots, operations = self._pending.pop(actions.PRE_RESTORE, (0, ()))
         hook.forget_ports(slots, operations)
@@ -122,8 +125,7 @@ class Notifier:
         namespaces = wire.Namespaces(hook.container_netns(self._first_process(action)))
         try:
             journal = program.journal(os.getpid()) if self._has_journal else None
-            executor = execute.Executor(namespaces, slots, self._pid, present=self._present, journal=journal)
-            executor.run(operations)
+            executor = self._run(namespaces, slots, operations, journal)
         finally:
             namespaces.close()
         self.said += [f"{action}: notice: {notice}" for notice in executor.notices]
@@ -135,10 +137,33 @@ class Notifier:
         if executor.after is not None:
             _in_a_child(executor.after)
 
+    def _run(
+        self, namespaces: wire.Namespaces, slots: int, operations: tuple[Any, ...], journal: str | None
+    ) -> execute.Executor:
+        executor = execute.Executor(namespaces, slots, self._pid, present=self._present, journal=journal)
+        try:
+            executor.run(operations)
+        except execute.UnsuitableError:
+            image_dir, how = self._restored
+            prepare.judge(self._environ, image_dir, how, self._pid, executor.present)
+            executor = execute.Executor(
+                namespaces, slots, self._pid, present=self._present, journal=journal, judged=True
+            )
+            executor.run(operations)
+        return executor
+
     def _first_process(self, action: str) -> int:
         if self._pid is None:
             raise InputError(f"{action}: the container's first process is not known: pid is None")
         return self._pid
+
+
+def _made_by_others(way: Way) -> frozenset[str]:
+    namespaces = wire.Namespaces(None)
+    try:
+        return execute.made_by_others(way.ready, namespaces.host)
+    finally:
+        namespaces.close()
 
 
 def _in_a_child(act: Callable[[], None]) -> None:

@@ -6,10 +6,12 @@ An operation says *what*; how it is said to the kernel, and how it is undone, is
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from criu_veth import actions, rules
+from criu_veth import actions, ownership, rules
 from criu_veth.state import (
     Address,
+    Adopted,
     FdbEntry,
     Filter,
     Inner,
@@ -35,17 +37,28 @@ _WITHOUT_NEIGHBOURS = ("l3", "l3s")
 LINK_FLAGS = ("arp", "promisc", "allmulti")
 
 
+#: Values of `Operation.only` and `Operation.dress`.
+MADE_HERE, ADOPTED = "made here", "adopted"
+BARE, ANY = "bare", "any"
+
+
 class Operation(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """One thing to do for the veth whose inner end is ``inner`` and whose outer end is, or becomes, ``outer``."""
 
     inner: str
     outer: str
     inside: bool = False
+    #: `MADE_HERE`: only if CRIU or the hook made the pair; `ADOPTED`: only if somebody else did.
+    only: str = ""
+    #: `BARE`: only where the maker left the kernel's default; `ANY`: whatever it has. Both: if the kernel takes it.
+    dress: str = ""
+    #: Whether the outer end is called ``outer`` by then; otherwise its name is known only when it is found.
+    named: bool = True
 
     @property
     def device(self) -> str:
-        """The name of the end that this is done to: the inner one if ``inside``."""
-        return self.inner if self.inside else self.outer
+        """The name of the end that this is done to: the inner one if ``inside``; its maker's is not known."""
+        return self.inner if self.inside else self.outer or "outer end"
 
     def describe(self) -> str:
         """Say in a few words what is done, as the hook logs it and ``criu-veth plan`` prints it."""
@@ -179,10 +192,14 @@ class Announce(Operation, frozen=True, kw_only=True):
 
 
 class Attach(Operation, frozen=True, kw_only=True):
-    """Make the device a port of ``master``, a device of kind ``master_kind``."""
+    """Make the device a port of ``master``, a device of kind ``master_kind``.
+
+    ``unless_attached``: one that its caller has made CRIU attach elsewhere stays there.
+    """
 
     master: str
     master_kind: str
+    unless_attached: bool = False
 
     def describe(self) -> str:  # noqa: D102
         return f"{self.device} attached to {self.master}"
@@ -394,18 +411,23 @@ def make(veths: tuple[Veth, ...], *, repeat: int = 3, interval: float = 1.0) -> 
     seen = [operation for veth in veths if veth.mode == UNKNOWN for operation in _made_here(veth)]
     seen += [_settle(veth) for veth in veths if _may_be_tentative(veth)]
     late = [operation for veth in veths for operation in _late(veth)]
-    late_devices = {operation.inner for operation in late if isinstance(operation, Rename)}
-    ports = [veth for veth in veths if veth.inner in late_devices and (veth.outer.ovs or veth.was_ovs)]
     stages: dict[str, list[Operation]] = {
-        actions.PRE_RESTORE: [
-            ForgetOvs(inner=port.inner, outer=port.outer.ifname, required=port.outer.ovs is not None) for port in ports
-        ],
+        actions.PRE_RESTORE: [_forget(veth) for veth in veths if _may_be_left_in_ovs(veth)],
         actions.SETUP_NAMESPACES: early,
         actions.POST_SETUP_NAMESPACES: seen,
         actions.POST_RESTORE: late,
     }
     operations = {action: tuple(listed) for action, listed in stages.items() if listed}
     return Plan(veths=veths, operations=operations, repeat=repeat, interval=interval)
+
+
+def _may_be_left_in_ovs(veth: Veth) -> bool:
+    return veth.paired and not ownership.is_foreign(veth.mode) and (veth.outer.ovs is not None or veth.was_ovs)
+
+
+def _forget(veth: Veth) -> Operation:
+    required = veth.outer.ovs is not None and not ownership.is_judged_later(veth.mode)
+    return ForgetOvs(inner=veth.inner, outer=veth.outer.ifname, required=required)
 
 
 def only_ipv6(made: Plan) -> frozenset[str]:
@@ -430,14 +452,55 @@ def _may_be_tentative(veth: Veth) -> bool:
 
 def _late(veth: Veth) -> list[Operation]:
     """Plan what happens once the container's sockets exist."""
-    if veth.mode == ADOPT and not veth.explicit:
-        return []
-    late = _outer_end(veth.inner, veth.outer) if veth.paired else []
-    if veth.mode != EMPTY:
+    late: list[Operation] = []
+    if not ownership.is_foreign(veth.mode):
+        late += _outer_end(veth) if veth.paired else []
+    if veth.mode not in (EMPTY, ADOPT):
         late += _not_brought_by_criu(veth)
-    if veth.announce and veth.kind_mode not in _WITHOUT_NEIGHBOURS:
+    if veth.adopted is not None and veth.paired:
+        late = [replace(operation, only=MADE_HERE) for operation in late] if veth.mode == EMPTY else late
+        late += [replace(operation, only=ADOPTED) for operation in _adopted(veth, veth.adopted)]
+    if _is_announced(veth):
         late.append(Announce(inner=veth.inner, outer=veth.outer.ifname, inside=True))
     return late
+
+
+def _is_announced(veth: Veth) -> bool:
+    """Say whether the container is announced; in a namespace that somebody else made only if a mapping names it."""
+    if veth.mode == ADOPT and not veth.explicit:
+        return False
+    return veth.announce and veth.kind_mode not in _WITHOUT_NEIGHBOURS
+
+
+def _adopted(veth: Veth, adopted: Adopted) -> list[Operation]:
+    """Plan what is done to a pair that somebody else has made: what the mapping file asks for, then its dress."""
+    asked = replace(veth, outer=adopted.asked, named=bool(adopted.asked.ifname))
+    dress = BARE if ownership.keeps_what_its_maker_set(veth.mode) else ANY
+    name: dict[str, Any] = {"inner": veth.inner, "outer": adopted.asked.ifname, "dress": dress, "named": asked.named}
+    inner = _inner_dress({**name, "inside": True}, adopted.inner) if veth.mode in (EMPTY, ADOPT) else []
+    return [*_outer_end(asked, adopted=True), *_dress(name, adopted.dress), *inner]
+
+
+def _dress(name: dict[str, Any], outer: Outer) -> list[Operation]:
+    settings = ((attribute, getattr(outer, attribute)) for attribute in LINK_SETTINGS)
+    flags = ((flag, getattr(outer, flag)) for flag in LINK_FLAGS)
+    return [
+        *(SetLink(**name, attribute=key, value=value) for key, value in settings if value is not None),
+        *(SetFlag(**name, flag=flag, on=on) for flag, on in flags if on is not None),
+        *([SwitchOff(**name, features=outer.features_off)] if outer.features_off else []),
+        *_vlans(name, outer.vlan),
+        *(SetPort(**name, flag=flag, value=value) for flag, value in outer.port.items()),
+        *(SetSysctl(**name, key=key, value=value) for key, value in outer.sysctl.items()),
+        *_traffic_control(name, outer),
+    ]
+
+
+def _inner_dress(name: dict[str, Any], inner: Inner) -> list[Operation]:
+    settings = ((attribute, getattr(inner, attribute)) for attribute in ("mtu", "txqueuelen", "group", "alias"))
+    return [
+        *(SetLink(**name, attribute=key, value=value) for key, value in settings if value is not None),
+        *([SwitchOff(**name, features=inner.features_off)] if inner.features_off else []),
+    ]
 
 
 def _not_brought_by_criu(veth: Veth) -> list[Operation]:
@@ -505,37 +568,45 @@ def _usable_at_once(address: Address) -> Address:
     """Return an address that needs no duplicate address detection: sockets are bound to it a moment later."""
     if not _needs_settling(address):
         return address
-    return msgspec.structs.replace(address, flags=(*address.flags, "nodad"))
+    return replace(address, flags=(*address.flags, "nodad"))
 
 
-def _outer_end(inner: str, outer: Outer) -> list[Operation]:
-    name: dict[str, Any] = {"inner": inner, "outer": outer.ifname}
+def _outer_end(veth: Veth, *, adopted: bool = False) -> list[Operation]:
+    """Plan all that the outer end should have; one that is ``adopted`` has a name, and its maker has set it up."""
+    outer = veth.outer
+    # Open vSwitch knows its ports by their names.
+    known = veth.named or outer.ovs is not None or not ownership.is_named_by_caller(veth.mode)
+    named = bool(outer.ifname) and known
+    name: dict[str, Any] = {"inner": veth.inner, "outer": outer.ifname, "named": named}
     settings = ((attribute, getattr(outer, attribute)) for attribute in LINK_SETTINGS)
     flags = ((flag, getattr(outer, flag)) for flag in LINK_FLAGS)
     return [
-        Rename(**name),
+        *([Rename(**name)] if named else []),
         *(SetLink(**name, attribute=key, value=value) for key, value in settings if value is not None),
         *(SetFlag(**name, flag=flag, on=on) for flag, on in flags if on is not None),
         *(AddAltname(**name, altname=altname) for altname in outer.altnames),
         *([SwitchOff(**name, features=outer.features_off)] if outer.features_off else []),
-        *_port(name, outer),
+        *_port(veth, name, adopted=adopted),
         *(SetSysctl(**name, key=key, value=value) for key, value in outer.sysctl.items()),
         *(AddAddress(**name, address=address) for address in _as_added(outer.addresses)),
         *_traffic_control(name, outer),
-        SetUp(**name, up=outer.up is not False),
+        *([] if adopted else [SetUp(**name, up=outer.up is not False)]),
         *(AddNeighbour(**name, entry=entry) for entry in outer.neighbours),
         *(AddRoute(**name, route=route) for route in sorted(outer.routes, key=lambda route: bool(route.via))),
         *(AddRule(**name, rule=rule) for rule in outer.rules),
     ]
 
 
-def _port(name: dict[str, Any], outer: Outer) -> list[Operation]:
+def _port(veth: Veth, name: dict[str, Any], *, adopted: bool) -> list[Operation]:
+    outer = veth.outer
     if outer.ovs is not None:
         return [AttachOvs(**name, ovs=outer.ovs)]
-    if outer.master is None:
+    if outer.master is None and not adopted:
         return []
+    attach: dict[str, Any] = {"master": outer.master, "master_kind": outer.master_kind or "bridge"}
+    attach["unless_attached"] = not adopted and not veth.explicit and ownership.is_named_by_caller(veth.mode)
     return [
-        Attach(**name, master=outer.master, master_kind=outer.master_kind or "bridge"),
+        *([Attach(**name, **attach)] if outer.master else []),
         *_vlans(name, outer.vlan),
         *(SetPort(**name, flag=flag, value=value) for flag, value in outer.port.items()),
         *([SetBackupPort(**name, backup_port=outer.backup_port)] if outer.backup_port else []),

@@ -2,14 +2,15 @@
 
 import os
 import time
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from criu_veth import netlink, ovs, rules, wire
+from criu_veth import netlink, ovs, ownership, rules, wire
 from criu_veth.errors import OperationError
 from criu_veth.state import Veth
-from criu_veth.way import ADOPT, EMPTY
 
 #: How long a name may stay taken by the device of a container that is being killed, in seconds.
 DYING_WAIT = 2.0
@@ -17,21 +18,33 @@ _POLL = 0.005
 
 
 class Findings(NamedTuple):
-    """``faults`` prevent the restore, ``warnings`` do not; ``bridges`` is what was seen of each bridge."""
+    """``faults`` prevent the restore, ``warnings`` do not; ``bridges`` is what was seen of each bridge.
+
+    ``deferred`` has, by the inner end's name, what prevents it only if the hook has to make that pair; ``doubles`` are
+    the inner ends whose MAC address or addresses a living container on this host has.
+    """
 
     faults: tuple[str, ...]
     warnings: tuple[str, ...]
     bridges: dict[str, netlink.BridgeFacts]
+    deferred: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    doubles: frozenset[str] = frozenset()
 
 
 def preflight(
-    veths: tuple[Veth, ...], kernel: netlink.Kernel, *, wait: float = DYING_WAIT, ahead: bool = False
+    veths: tuple[Veth, ...],
+    kernel: netlink.Kernel,
+    *,
+    wait: float = DYING_WAIT,
+    ahead: bool = False,
+    decided: bool = False,
 ) -> Findings:
     """Compare the desired ends with the host that ``kernel`` reads; ``wait`` seconds at most for dying devices.
 
     ``ahead``: the devices live still, and what each takes itself is not looked at: its names and its routes.
+    ``decided``: the hook makes all pairs that it makes unless somebody else does.
     """
-    check = _Preflight(kernel)
+    check = _Preflight(kernel, () if decided else [v.inner for v in veths if ownership.is_judged_later(v.mode)])
     check.open_vswitch([veth for veth in veths if veth.outer.ovs])
     if ahead:
         veths = tuple(_without_names(veth) for veth in veths)
@@ -44,7 +57,15 @@ def preflight(
         check.backup_port(veth, veths)
         check.sysctls(veth)
         check.duplicates(veth)
-    return Findings(tuple(check.faults), tuple(dict.fromkeys(check.warnings)), check.bridges)
+        if not ahead:
+            check.double(veth)
+    return Findings(
+        faults=tuple(check.faults),
+        warnings=tuple(dict.fromkeys(check.warnings)),
+        bridges=check.bridges,
+        deferred={inner: tuple(faults) for inner, faults in check.deferred.items()},
+        doubles=frozenset(check.doubles),
+    )
 
 
 def _without_names(veth: Veth) -> Veth:
@@ -53,12 +74,19 @@ def _without_names(veth: Veth) -> Veth:
 
 
 class _Preflight:
-    def __init__(self, kernel: netlink.Kernel) -> None:
+    def __init__(self, kernel: netlink.Kernel, undecided: Iterable[str]) -> None:
         self._kernel = kernel
+        self._undecided = frozenset(undecided)
         self.faults: list[str] = []
+        self.deferred: dict[str, list[str]] = {}
+        self.doubles: set[str] = set()
         self.warnings: list[str] = []
         self.bridges: dict[str, netlink.BridgeFacts] = {}
         self._checked: dict[str, str | None] = {}
+
+    def _fault(self, veth: Veth, text: str) -> None:
+        faults = self.deferred.setdefault(veth.inner, []) if veth.inner in self._undecided else self.faults
+        faults.append(text)
 
     def master(self, veth: Veth) -> None:
         """Check the device that the outer end becomes a port of."""
@@ -70,7 +98,7 @@ class _Preflight:
         fault = self._checked[name]
         if fault:
             remedy = _remap_hint(veth, name) if kind == "bridge" else ""
-            self.faults.append(f"veth {veth.inner}: {fault}{remedy}")
+            self._fault(veth, f"veth {veth.inner}: {fault}{remedy}")
             return
         self._vlans(veth, name)
         self._port_flags(veth)
@@ -94,7 +122,7 @@ class _Preflight:
             remedy = f"switch that on: ip link set {bridge} type bridge vlan_filtering 1"
         if veth.captured:
             remedy += (", or " if remedy else "") + 'write in its [[veth]]: vlan = "default"'
-        self.faults.append(f"veth {veth.inner}: {what}; {remedy or 'leave vlan out'}")
+        self._fault(veth, f"veth {veth.inner}: {what}; {remedy or 'leave vlan out'}")
 
     def _port_flags(self, veth: Veth) -> None:
         """Warn of port flags that an old kernel would ignore."""
@@ -130,14 +158,15 @@ class _Preflight:
             found = ovs.look(veth.outer.ifname for veth in veths)
         except OperationError as error:
             for veth in veths:
-                self.faults += [f"veth {veth.inner}: Open vSwitch: {fault}" for fault in error.faults]
+                for fault in error.faults:
+                    self._fault(veth, f"veth {veth.inner}: Open vSwitch: {fault}")
             return
         for veth in veths:
             wanted = veth.outer.ovs
             if wanted is not None and wanted.bridge not in found.bridges:
                 has = f"it has {', '.join(sorted(found.bridges))}" if found.bridges else "it has none"
                 fault = f'Open vSwitch has no bridge "{wanted.bridge}" on this host ({has})'
-                self.faults.append(f"veth {veth.inner}: {fault}{_remap_hint(veth, wanted.bridge)}")
+                self._fault(veth, f"veth {veth.inner}: {fault}{_remap_hint(veth, wanted.bridge)}")
             elif wanted is not None:
                 self._record(veth, wanted.bridge, found)
 
@@ -148,7 +177,7 @@ class _Preflight:
         kind = "bond" if name in found.bonded else port and port.other_kind
         if kind:
             of = f"an interface of a {kind}" if name in found.bonded else f"a port of Open vSwitch of the kind {kind}"
-            self.faults.append(f'veth {veth.inner}: the name "{name}" is taken by {of}; choose another outer name')
+            self._fault(veth, f'veth {veth.inner}: the name "{name}" is taken by {of}; choose another outer name')
         elif port is not None and port.bridge != bridge:
             self.warnings.append(
                 f'veth {veth.inner}: Open vSwitch has a port "{name}" on {port.bridge}: it will be moved to {bridge}'
@@ -157,11 +186,7 @@ class _Preflight:
     def names(self, veths: tuple[Veth, ...], deadline: float) -> None:
         """Find names that are taken; one that a dying device has is waited for."""
         wanted = [
-            (veth, name)
-            for veth in veths
-            if veth.mode != ADOPT
-            for name in (veth.outer.ifname, *veth.outer.altnames, veth.ready)
-            if name
+            (veth, name) for veth in veths for name in (veth.outer.ifname, *veth.outer.altnames, veth.ready) if name
         ]
         alive: netlink.Lifeline | None = None
         while wanted:
@@ -173,14 +198,15 @@ class _Preflight:
                 alive = alive or netlink.Lifeline(self._kernel)
                 if alive.is_dying(link):
                     taken.append((veth, name))
-                elif not (veth.mode == EMPTY and link.kind == "veth"):  # that one may be the pair to adopt
-                    self.faults.append(f"veth {veth.inner}: {_taken(name, link)}")
+                elif not (ownership.is_foreign(veth.mode) and link.kind == "veth"):  # that may be its own name already
+                    self._fault(veth, f"veth {veth.inner}: {_taken(name, link)}")
             wanted = taken
             if wanted and time.monotonic() > deadline:
                 for veth, name in wanted:
-                    self.faults.append(
+                    self._fault(
+                        veth,
                         f'veth {veth.inner}: the name "{name}" is still taken by a device that is going away, after'
-                        f" {DYING_WAIT:g} s; try again"
+                        f" {DYING_WAIT:g} s; try again",
                     )
                 return
             if wanted:
@@ -190,36 +216,63 @@ class _Preflight:
         """Check the port that stands in for this one; it may be another veth of the same container."""
         name = veth.outer.backup_port
         if name and name not in [other.outer.ifname for other in veths] and self._kernel.link(name) is None:
-            self.faults.append(f'veth {veth.inner}: its backup port "{name}" does not exist on this host')
+            self._fault(veth, f'veth {veth.inner}: its backup port "{name}" does not exist on this host')
 
     def parent(self, veth: Veth) -> None:
         """Check the device that an inner end is made on top of."""
         if veth.parent and self._kernel.link(veth.parent) is None:
-            self.faults.append(f'{veth.kind} {veth.inner}: its parent "{veth.parent}" does not exist on this host')
+            self._fault(veth, f'{veth.kind} {veth.inner}: its parent "{veth.parent}" does not exist on this host')
 
     def sysctls(self, veth: Veth) -> None:
         """Check that this kernel has the settings; every device has the same ones, lo among them."""
         for key in veth.outer.sysctl:
             if not os.path.exists(f"/proc/sys/net/{rules.sysctl_path(key, 'lo')}"):
-                self.faults.append(f"veth {veth.inner}: this kernel has no sysctl {key} for a device")
+                self._fault(veth, f"veth {veth.inner}: this kernel has no sysctl {key} for a device")
 
     def duplicates(self, veth: Veth) -> None:
         """Warn of duplicate address detection that is kept, where CRIU brings the addresses back."""
-        if not veth.skip_dad and veth.mode not in (ADOPT, EMPTY):
+        if not veth.skip_dad and not ownership.may_be_foreign(veth.mode):
             self.warnings.append(
                 f'veth {veth.inner}: ipv6_dad = "keep": a socket that is bound to one of its IPv6 addresses cannot be'
                 " restored before duplicate address detection is over, and CRIU does not wait"
             )
 
+    def double(self, veth: Veth) -> None:
+        """Warn of a living container on this host with the MAC address or an address of this one; see `clones`."""
+        identity = ownership.identity_inside(veth)
+        if identity is None:
+            return
+        for name in dict.fromkeys(name for name in (veth.outer.master, veth.was) if name):
+            found = self._kernel.double(name, *identity)
+            link = None if found is None else self._kernel.link(found[0])
+            if found is None or link is None or netlink.Lifeline(self._kernel).is_killed(link):
+                continue
+            self.doubles.add(veth.inner)
+            self.warnings.append(f"veth {veth.inner}: {_doubled(veth, found[0], found[1] == identity[0])}")
+            return
+
     def routes(self, veth: Veth) -> None:
+        if ownership.is_foreign(veth.mode):  # it may be there already, by its maker
+            return
         for route in veth.outer.routes:
             index = self._kernel.route_to(route)
             link = self._kernel.link_at(index) if index else None
             if link is not None:
-                self.faults.append(
+                self._fault(
+                    veth,
                     f'veth {veth.inner}: there is a route to {route.dst} already, through "{link.ifname}"; delete it:'
-                    f" ip route del {route.dst} dev {link.ifname}"
+                    f" ip route del {route.dst} dev {link.ifname}",
                 )
+
+
+def _doubled(veth: Veth, port: str, same_mac: bool) -> str:
+    entries = veth.netns.addresses if veth.netns else ()
+    addresses = ", ".join(entry.address for entry in entries if not entry.address.startswith("fe80:"))
+    what = f"the MAC address {veth.netns.mac}" if veth.netns and same_mac else "an address"
+    return (
+        f'a living container behind "{port}" has {what} of this one too ({addresses or "no IP address"}): they will'
+        " disturb each other; this one is not announced"
+    )
 
 
 def _remap_hint(veth: Veth, name: str) -> str:

@@ -13,6 +13,7 @@ from criu_veth import (
     execute,
     match,
     netlink,
+    ownership,
     paths,
     plan,
     preflight,
@@ -61,8 +62,9 @@ def nothing_to_go_by(sources: paths.Sources) -> str:
     there = [path for path in sources.candidates if path.rpartition("/")[0] != sources.image_dir]
     looked = " or ".join([*there, *([f"one in {paths.MATCH_DIR} that matches"] if sources.matchable else [])])
     return (
-        f"there is no mapping file ({looked}, or {paths.CONFIG_IN_IMAGES} in the images), and the images hold no"
-        f" {paths.STATE_NAME}"
+        f"the images hold no {paths.STATE_NAME}, and there is no mapping file ({looked}, or {paths.CONFIG_IN_IMAGES} in"
+        f" the images): the network is left as CRIU makes it; dumped with the hook, or with a mapping such as"
+        f' mappings = ["veth[eth0]:NAME@BRIDGE"], a container gets its outer ends back'
     )
 
 
@@ -81,16 +83,14 @@ def desired(inputs: Inputs, way: Way | None = None) -> tuple[Veth, ...]:
     )
 
 
-def preflight_here(
-    veths: tuple[Veth, ...], *, wait: float = preflight.DYING_WAIT, ahead: bool = False
-) -> preflight.Findings:
-    """Compare the desired ends with this host; ``wait`` seconds at most for names that dying devices have.
+def preflight_here(veths: tuple[Veth, ...], *, ahead: bool = False, decided: bool = False) -> preflight.Findings:
+    """Compare the desired ends with this host; ``ahead`` and ``decided`` as in `preflight.preflight`.
 
-    ``ahead``: what the devices, while they live, take themselves is not looked at.
+    Raises OperationError.
     """
     rtnl = wire.Rtnl()
     try:
-        return preflight.preflight(veths, netlink.Kernel(rtnl), wait=wait, ahead=ahead)
+        return preflight.preflight(veths, netlink.Kernel(rtnl), ahead=ahead, decided=decided)
     except OSError as error:
         raise OperationError(f"cannot look at this host: {error}") from None
     finally:
@@ -108,6 +108,21 @@ def prepare(
     inputs = read(environ, image_dir, of_process(pid) if pid else None)
     veths, found = possible(inputs, way)
     return save(veths, inputs, found, way)
+
+
+def judge(
+    environ: Mapping[str, str], image_dir: str | None, way: Way, pid: int | None, present: frozenset[bytes]
+) -> None:
+    """Find out what prevents the pairs from being made that nobody else has made; ``present`` are the others.
+
+    Called when a restore's network namespace is there and something is not as it was when the program was made.
+    Raises OperationError with all that this host cannot do, in the words of pre-restore.
+    """
+    inputs = read(environ, image_dir, of_process(pid) if pid else None)
+    veths = tuple(veth for veth in desired(inputs, way) if veth.inner.encode() + b"\0" not in present)
+    found = preflight_here(tuple(veth for veth in veths if ownership.is_judged_later(veth.mode)), decided=True)
+    if found.faults:
+        raise OperationError(*found.faults)
 
 
 def possible(inputs: Inputs, way: Way) -> tuple[tuple[Veth, ...], preflight.Findings]:
@@ -153,30 +168,72 @@ def save(
     uses = " ".join(text for entry in entries for text in (entry.outer, entry.alias) if text)
     sources = inputs.sources
     image = program.image_name(sources.image_dir) if "{image}" in uses else None
+    key = way.names_key if any(veth.overruled for veth in veths) else way.key
     result = program.Program(
-        name=program.name_of(sources, image, way.key),
+        name=program.name_of(sources, image, key),
         inputs=(
             inputs.files,
             os.uname().nodename if "{hostname}" in uses or sources.matchable else None,
             image,
-            way.key,
+            key,
+            _names(veths, inputs.config),
             program.origin_of(sources),
         ),
-        checks=assemble.checks(veths, found.bridges),
-        warnings=(*(inputs.config.notices if inputs.config else ()), *found.warnings),
+        checks=assemble.checks(without_doubles(veths, found), found.bridges, again=not found.doubles),
+        remarks=remarks(veths, inputs, found, way),
         sections={},
     )
     program.prune()
-    program.save(result, *operations(veths, inputs))
+    program.save(result, *operations(veths, inputs, found, way))
     return result
 
 
-def operations(veths: tuple[Veth, ...], inputs: Inputs) -> tuple[dict[str, tuple[int, assemble.Tuple]], frozenset[str]]:
+def _names(veths: tuple[Veth, ...], mapping: config.Config | None) -> tuple[tuple[str, str | None, str | None], ...]:
+    """Return for which names and bridges, told to criu, the program is: see `way.Way.agrees`."""
+    entries = {entry.inner: entry for entry in mapping.veths} if mapping else {}
+    nothing = config.VethConfig(where="", inner="")
+    return tuple(
+        (
+            veth.inner,
+            veth.outer.ifname if entries.get(veth.inner, nothing).outer is None and "@" not in veth.was else None,
+            veth.outer.master or "" if entries.get(veth.inner, nothing).bridge is None else None,
+        )
+        for veth in veths
+        if ownership.is_made_with_what_was_told(veth.mode)
+    )
+
+
+def remarks(veths: tuple[Veth, ...], inputs: Inputs, found: preflight.Findings, way: Way) -> tuple[str, ...]:
+    """Return what is said at pre-restore, each with ``warning: `` or ``notice: `` before it."""
+    warnings = [*(inputs.config.notices if inputs.config else ()), *found.warnings]
+    notices = [veth.overruled for veth in veths if veth.overruled]
+    if not (inputs.config or inputs.state) and (way.devices or way.adopt):
+        notices.append(nothing_to_go_by(inputs.sources))
+    return (*(f"warning: {text}" for text in warnings), *(f"notice: {text}" for text in notices))
+
+
+def without_doubles(veths: tuple[Veth, ...], found: preflight.Findings) -> tuple[Veth, ...]:
+    """Have those ends not announced, and not given a MAC address, that a living container has the double of."""
+
+    def silent(veth: Veth) -> Veth:
+        outer = msgspec.structs.replace(veth.outer, mac=None) if veth.captured else veth.outer
+        return msgspec.structs.replace(veth, announce=False, outer=outer)
+
+    return tuple(silent(veth) if veth.inner in found.doubles else veth for veth in veths)
+
+
+def operations(
+    veths: tuple[Veth, ...], inputs: Inputs, found: preflight.Findings, way: Way
+) -> tuple[dict[str, tuple[int, assemble.Tuple]], frozenset[str]]:
     """Return what to do, by action, and the actions that are only for IPv6 addresses: see `program.encode`."""
-    explain = None if inputs.config or inputs.state else nothing_to_go_by(inputs.sources)
+    if not (inputs.config or inputs.state):
+        listed = assemble.settle_all() if way.devices else {}
+        return listed, frozenset(listed)
     sent = inputs.config.announcements if inputs.config else config.Announcements()
-    made = plan.make(veths, repeat=sent.repeat, interval=sent.interval)
-    listed = assemble.assemble(made, explain)
+    made = plan.make(without_doubles(veths, found), repeat=sent.repeat, interval=sent.interval)
+    listed = assemble.assemble(made, assemble.late_checks(veths, found.bridges, found.deferred))
+    if inputs.config and not veths:
+        listed = assemble.name_strays()
     if inputs.config and inputs.config.verify:
         verify = (execute.VERIFY, msgspec.json.encode(veths), msgspec.json.encode(inputs.state))
         listed[actions.POST_RESUME] = (execute.FIRST_SLOT, (verify,))

@@ -7,7 +7,7 @@ link, and an action without one exits there. The directories are root's and nobo
 trusted and `marshal` can read it, which takes no import and the least time of all.
 
 File: `MAGIC`, the header's length as eight digits in hexadecimal, the header and one section an action, each
-marshalled. The header is (inputs, checks, warnings, sections), where sections gives each action's (offset, length,
+marshalled. The header is (inputs, checks, remarks, sections), where sections gives each action's (offset, length,
 number of slots, whether it is only for IPv6 addresses).
 """
 
@@ -18,10 +18,10 @@ import sys
 from criu_veth import __version__, paths
 from criu_veth.actions import POST_RESTORE
 from criu_veth.errors import OperationError
-from criu_veth.way import EXTERNAL
+from criu_veth.way import EXTERNAL, Way
 
 #: To be raised with every change of what the operations of `execute` hold, or of the header.
-FORMAT = 2
+FORMAT = 3
 MAGIC = f"criu-veth program {FORMAT} {__version__} {sys.implementation.cache_tag}\n".encode()
 
 #: Names in a run's directory, beside those of actions.
@@ -41,15 +41,15 @@ if TYPE_CHECKING:  # `typing` itself would take 10 ms
 class Program:
     """A program that was read or has been made: the header's parts, and the operations of each action."""
 
-    __slots__ = ("checks", "inputs", "name", "sections", "warnings")
+    __slots__ = ("checks", "inputs", "name", "remarks", "sections")
 
     def __init__(
-        self, name: str, inputs: "Tuple", checks: "Tuple", warnings: "Tuple", sections: "dict[str, Tuple]"
+        self, name: str, inputs: "Tuple", checks: "Tuple", remarks: "Tuple", sections: "dict[str, Tuple]"
     ) -> None:
         self.name = name
         self.inputs = inputs
         self.checks = checks
-        self.warnings = warnings
+        self.remarks = remarks
         self.sections = sections
 
 
@@ -161,7 +161,7 @@ def encode(
         offset += len(body)
         bodies.append(body)
     program.sections = sections
-    header = marshal.dumps((program.inputs, program.checks, program.warnings, sections))
+    header = marshal.dumps((program.inputs, program.checks, program.remarks, sections))
     return MAGIC + b"%08x" % len(header) + header + b"".join(bodies)
 
 
@@ -213,19 +213,21 @@ def _header_end(data: bytes) -> int:
     return start + int(data[len(MAGIC) : start], 16)
 
 
-def find(sources: paths.Sources, hostname: str, way_key: str = EXTERNAL) -> Program | None:
+def find(sources: paths.Sources, hostname: str, how: Way) -> Program | None:
     """Return the program of these sources if there is one and nothing that it was made from has changed."""
     if not secure_run_dir(make=False):
         return None
     files = files_of(sources)
-    for image in (None, image_name(sources.image_dir)):
-        name = name_of(sources, image, way_key)
+    images = (None, image_name(sources.image_dir))
+    for key, image in [(key, image) for key in dict.fromkeys((how.key, how.names_key)) for image in images]:
+        name = name_of(sources, image, key)
         data = _read(f"{paths.PROGRAMS}/{name}")
         if data is None or not data.startswith(MAGIC):
             continue
-        inputs, checks, warnings, sections = marshal.loads(data[len(MAGIC) + 8 : _header_end(data)])  # noqa: S302
-        if inputs == (files, None if inputs[1] is None else hostname, image, way_key, origin_of(sources)):
-            return Program(name, inputs, checks, warnings, sections)
+        inputs, checks, remarks, sections = marshal.loads(data[len(MAGIC) + 8 : _header_end(data)])  # noqa: S302
+        wanted = (files, None if inputs[1] is None else hostname, image, key, inputs[4], origin_of(sources))
+        if inputs == wanted and how.agrees(inputs[4]):
+            return Program(name, inputs, checks, remarks, sections)
     return None
 
 

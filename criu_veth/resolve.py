@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from criu_veth import rules
+from criu_veth import ownership, rules
 from criu_veth.config import Config, VethConfig, expand, has_no_mac
 from criu_veth.errors import InputError
-from criu_veth.state import PAIRS, CapturedVeth, End, Inner, Outer, Ovs, State, Veth
-from criu_veth.way import EMPTY, EXTERNAL, READY, UNKNOWN, Way
+from criu_veth.state import PAIRS, Adopted, CapturedVeth, End, Inner, Outer, Ovs, State, Veth
+from criu_veth.way import EMPTY, EXTERNAL, MADE, READY, UNKNOWN, Way
 
 #: What a pair has that CRIU or this program makes anew; a captured value that is the same needs no message.
 NEW_LINK: dict[str, Any] = {
@@ -49,19 +49,15 @@ def resolve(
     them all). Raises InputError with every name that comes out impossible, and every contradiction.
     """
     faults: list[str] = []
-    entries_by_inner = {entry.inner: entry for entry in config.veths} if config else {}
-    entries = dict(entries_by_inner)
-    remap = config.remap_bridge if config else {}
+    entries = {entry.inner: entry for entry in config.veths} if config else {}
+    made = _Resolver(config, placeholders, way, faults)
     veths = []
     for number, captured in enumerate(state.veths if state else ()):
-        base = _as_captured(captured, remap, f"veths[{number}] of the state file")
-        entry = entries.pop(base.inner, None)
-        veths.append(_overlay(base, entry, placeholders, faults) if entry else base)
+        base = _as_captured(captured, made.remap, f"veths[{number}] of the state file")
+        veths.append(made.veth(base, entries.pop(base.inner, None)))
     for entry in entries.values():
         bare = Veth(inner=entry.inner, outer=Outer(ifname="", up=True), where=entry.where)
-        veths.append(_overlay(bare, entry, placeholders, faults))
-    if way is not None:
-        veths = [_with_mode(veth, entries_by_inner.get(veth.inner), way, faults) for veth in veths]
+        veths.append(made.veth(bare, entry))
     faults += _clashes(veths)
     for veth in veths:
         for name in (veth.outer.ifname, veth.outer.ovs.bridge) if veth.outer.ovs else ():
@@ -71,6 +67,93 @@ def resolve(
         path = f"{config.path}: " if config else ""
         raise InputError(*(f"{path}{fault}" for fault in faults))
     return tuple(veths)
+
+
+class _Resolver:
+    """Resolves one veth after the other; what is wrong with them is collected in ``faults``."""
+
+    def __init__(
+        self, config: Config | None, placeholders: Mapping[str, str], way: Way | None, faults: list[str]
+    ) -> None:
+        self.remap = config.remap_bridge if config else {}
+        self._adopted = config.adopted if config else "dress"
+        self._placeholders = placeholders
+        self._way = way
+        self._faults = faults
+
+    def veth(self, captured: Veth, entry: VethConfig | None) -> Veth:
+        """Return one veth as it should be: what ``entry`` says over what was ``captured``, as far as it is ours."""
+        if self._way is None:
+            return _overlay(captured, entry, self._placeholders, self._faults) if entry else captured
+        mode = _mode(captured, entry, self._way, self._faults)
+        if ownership.is_made_with_what_was_told(mode):
+            captured = _as_told(captured, entry, *self._way.names_of(captured.inner))
+        captured = msgspec.structs.replace(captured, mode=mode)
+        veth = captured
+        if entry is not None:
+            of_others: list[str] = []  # what only matters where the pair is made here
+            faults = of_others if ownership.is_foreign(mode) else self._faults
+            veth = _overlay(captured, entry, self._placeholders, faults)
+        if mode == READY:
+            veth = msgspec.structs.replace(veth, ready=self._way.ready.get(veth.inner, ""))
+        if ownership.may_be_foreign(mode):
+            veth = self._as_adopted(veth, captured, entry)
+        return veth
+
+    def _as_adopted(self, veth: Veth, captured: Veth, entry: VethConfig | None) -> Veth:
+        """Add what is done to a pair that somebody else has made; that is all if it is certain that somebody has."""
+        asked = Outer(ifname="")
+        keep = entry.adopted if entry is not None and entry.adopted is not None else self._adopted
+        dress = ownership.dress(captured.outer) if keep == "dress" and captured.captured else Outer(ifname="")
+        if entry is not None:
+            blank = msgspec.structs.replace(captured, outer=asked)
+            ignored: list[str] = []
+            foreign = ownership.is_foreign(veth.mode)
+            asked = _overlay(blank, entry, self._placeholders, self._faults if foreign else ignored, adopted=True).outer
+            dress = _without(dress, asked)
+        inner = ownership.inner_dress(veth.netns if keep == "dress" else None, veth.inner)
+        adopted = Adopted(asked=asked, dress=dress, inner=inner)
+        outer = asked if ownership.is_foreign(veth.mode) else veth.outer
+        return msgspec.structs.replace(veth, adopted=adopted, outer=outer)
+
+
+def _as_told(captured: Veth, entry: VethConfig | None, told_name: str, told_bridge: str) -> Veth:
+    """Have what criu was told win over what was captured, where the mapping file does not overrule both.
+
+    A captured name with an ``@`` cannot be told to criu: there the caller had to choose another one.
+    """
+    outer = captured.outer
+    changes: dict[str, Any] = {}
+    if told_name and told_name != outer.ifname and "@" not in outer.ifname and not rules.ifname_fault(told_name):
+        changes["ifname"] = told_name
+    if told_bridge and told_bridge != outer.master:
+        changes.update(master=told_bridge, master_kind="bridge", ovs=None)
+    if not changes:
+        return captured
+    own = {"ifname": entry and entry.outer, "master": entry and entry.bridge}  # the mapping file overrules both
+    said = [
+        f'{what} "{changes[key]}" as criu was told, not "{before}" as at the dump'
+        for key, what, before in (
+            ("ifname", "named", outer.ifname),
+            ("master", "attached to", outer.master or (outer.ovs.bridge if outer.ovs else "")),
+        )
+        if key in changes and before and own[key] is None
+    ]
+    return msgspec.structs.replace(
+        captured,
+        outer=_renamed(msgspec.structs.replace(outer, **changes), outer.ifname),
+        overruled=f"veth {captured.inner}: {', '.join(said)}" if said else "",
+    )
+
+
+def _without(dress: Outer, asked: Outer) -> Outer:
+    """Leave out of what was captured what the mapping file says itself."""
+    changes: dict[str, Any] = {key: None for key in ("mtu", "txqueuelen", "alias") if getattr(asked, key) is not None}
+    changes["port"] = {flag: value for flag, value in dress.port.items() if flag not in asked.port}
+    changes["sysctl"] = {key: value for key, value in dress.sysctl.items() if key not in asked.sysctl}
+    if asked.vlan is not None:
+        changes["vlan"] = None
+    return msgspec.structs.replace(dress, **changes)
 
 
 def lasting_routes(inner: Inner) -> Inner:
@@ -107,7 +190,15 @@ def _as_captured(captured: CapturedVeth, remap: Mapping[str, str], where: str) -
     outer = msgspec.structs.replace(outer, **same, port=port, master=master, ovs=ovs)
     netns = msgspec.structs.replace(captured.inner, **_as_new(captured.inner))
     was_ovs = captured.outer.ovs is not None
-    return Veth(inner=captured.inner.ifname, outer=outer, netns=netns, where=where, captured=True, was_ovs=was_ovs)
+    return Veth(
+        inner=captured.inner.ifname,
+        outer=outer,
+        netns=netns,
+        where=where,
+        captured=True,
+        was=captured.outer.ifname,
+        was_ovs=was_ovs,
+    )
 
 
 def _as_new(end: End) -> dict[str, None]:
@@ -115,13 +206,15 @@ def _as_new(end: End) -> dict[str, None]:
     return {key: None for key, value in NEW_LINK.items() if getattr(end, key) == value}
 
 
-def _overlay(base: Veth, entry: VethConfig, placeholders: Mapping[str, str], faults: list[str]) -> Veth:
-    """Put what the mapping file says over what was captured."""
-    changes = _texts(base, entry, {**placeholders, "inner": entry.inner}, faults)
-    for key in ("mac", "mtu", "txqueuelen"):
-        if getattr(entry, key) is not None:
-            changes[key] = getattr(entry, key)
-    for key in ("altnames", "addresses", "routes"):
+def _overlay(
+    base: Veth, entry: VethConfig, placeholders: Mapping[str, str], faults: list[str], *, adopted: bool = False
+) -> Veth:
+    """Put what the mapping file says over what was captured.
+
+    ``adopted``: somebody else has made the device, so that it has a name and may be a port of a bridge already.
+    """
+    changes = _texts(base, entry, {**placeholders, "inner": entry.inner}, faults, adopted=adopted)
+    for key in ("mac", "mtu", "txqueuelen", "altnames", "addresses", "routes"):
         if getattr(entry, key) is not None:
             changes[key] = getattr(entry, key)
     changes["port"] = {**base.outer.port, **entry.port}
@@ -134,7 +227,7 @@ def _overlay(base: Veth, entry: VethConfig, placeholders: Mapping[str, str], fau
     ovs = _as_ovs_port(base.outer.ovs, entry, faults)
     if ovs is not None:
         changes.update(ovs=ovs, master=None, master_kind=None, backup_port=None, port={}, fdb=())
-    if not changes.get("master", base.outer.master):
+    if not adopted and not changes.get("master", base.outer.master):
         changes["vlan"] = None
         faults += [
             f'{entry.where}.{key}: "{entry.inner}" has no bridge, so its outer end is no port: write bridge = "..."'
@@ -146,6 +239,7 @@ def _overlay(base: Veth, entry: VethConfig, placeholders: Mapping[str, str], fau
         base,
         netns=_inner_end(base.netns, entry.netns),
         explicit=True,
+        named=base.named or entry.outer is not None,
         kind=entry.kind,
         parent=entry.parent,
         kind_mode=entry.kind_mode,
@@ -202,14 +296,16 @@ def _renamed(outer: Outer, before: str) -> Outer:
     return msgspec.structs.replace(outer, rules=rules_, addresses=addresses)
 
 
-def _texts(base: Veth, entry: VethConfig, values: Mapping[str, str], faults: list[str]) -> dict[str, Any]:
+def _texts(
+    base: Veth, entry: VethConfig, values: Mapping[str, str], faults: list[str], *, adopted: bool
+) -> dict[str, Any]:
     """Return the values that may have placeholders, filled in, and find those that come out impossible."""
-    changes: dict[str, Any] = {"up": True}
+    changes: dict[str, Any] = {} if adopted else {"up": True}
     if entry.outer is not None:
         changes["ifname"] = expand(entry.outer, values)
         if fault := rules.ifname_fault(changes["ifname"]):
             faults.append(f"{entry.where}.outer: {entry.outer!r} becomes a name that is impossible: {fault}")
-    elif not base.outer.ifname and entry.kind in PAIRS:
+    elif not base.outer.ifname and entry.kind in PAIRS and not adopted:
         faults.append(f'{entry.where}: the outer end has no name: write outer = "..." for "{entry.inner}"')
     if entry.alias is not None:
         changes["alias"] = expand(entry.alias, values)
@@ -226,30 +322,33 @@ def _inner_end(captured: Inner | None, asked: Inner | None) -> Inner | None:
     return msgspec.structs.replace(captured, **changes, sysctl={**captured.sysctl, **asked.sysctl})
 
 
-def _with_mode(veth: Veth, entry: VethConfig | None, way: Way, faults: list[str]) -> Veth:
+def _mode(veth: Veth, entry: VethConfig | None, way: Way, faults: list[str]) -> str:
     """Decide how the inner end comes back: criu's options and the images, then what the mapping file insists on."""
     seen = way.mode_of(veth.inner)
+    if entry is None:
+        return seen
     mode = seen
-    if entry is not None and entry.mode is not None:
+    if entry.mode is not None and (entry.mode, seen) != (READY, MADE):
         mode = entry.mode
         if seen not in (mode, UNKNOWN):
-            faults.append(f'{veth.where}.mode: "{mode}" contradicts what {_SAYS[seen]} ({seen}); leave the mode out')
+            faults.append(f'{entry.where}.mode: "{mode}" contradicts what {_SAYS[seen]} ({seen}); leave the mode out')
     if mode == READY and seen == UNKNOWN:
         option = f"--external 'netdev[{veth.inner}]:NAME'"
-        faults.append(f"{veth.where}.mode: ready needs {option}, which criu was not seen to be given")
-    if has_no_mac(veth.kind, veth.kind_mode) and mode in (EXTERNAL, READY):
+        faults.append(f"{entry.where}.mode: ready needs {option}, which criu was not seen to be given")
+    if has_no_mac(entry.kind, entry.kind_mode) and mode in (EXTERNAL, READY, MADE):
         faults.append(
-            f"{veth.where}.kind: CRIU makes no {veth.kind}, and cannot move one in mode {veth.kind_mode} in: it gives a"
-            " ready device the MAC address of the images, which the kernel refuses: give it --empty-ns net"
+            f"{entry.where}.kind: CRIU makes no {entry.kind}, and cannot move one in mode {entry.kind_mode} in: it"
+            " gives a ready device the MAC address of the images, which the kernel refuses: give it --empty-ns net"
         )
-    elif veth.kind != "veth" and mode == EXTERNAL:
-        faults.append(f"{veth.where}.kind: CRIU makes no {veth.kind}: give it --external 'netdev[{veth.inner}]:NAME'")
-    return msgspec.structs.replace(veth, mode=mode, ready=way.ready.get(veth.inner, "") if mode == READY else "")
+    elif entry.kind != "veth" and mode == EXTERNAL:
+        faults.append(f"{entry.where}.kind: CRIU makes no {entry.kind}: give it --external 'netdev[{veth.inner}]:NAME'")
+    return mode
 
 
 _SAYS = {
     EXTERNAL: "criu was told",
     READY: "criu was told with --external netdev[]",
+    MADE: "criu was told with --external netdev[] of a device that is there",
     EMPTY: "criu was told, or the images without devices say",
     "adopt": "criu was told of an external network namespace",
 }

@@ -153,6 +153,11 @@ def family_of(address: str) -> int:
     return AF_INET6 if ":" in address else AF_INET
 
 
+def packed(address: str) -> bytes:
+    """Return the bytes of an IP address: 4 or 16."""
+    return _socket.inet_pton(family_of(address), address)
+
+
 def family_name(address: str) -> str:
     """Return ``inet`` or ``inet6`` of an address, as ``ip -j`` calls them."""
     return "inet6" if ":" in address else "inet"

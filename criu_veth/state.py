@@ -322,6 +322,18 @@ class State(Data, frozen=True, kw_only=True):
 PAIRS = ("veth", "netkit")
 
 
+class Adopted(Data, frozen=True, kw_only=True):
+    """What is done to a pair that somebody else has made: see `criu_veth.ownership`.
+
+    ``asked`` is what the mapping file says of it; ``dress`` and ``inner`` what was captured of its ends and is put back
+    where its maker left the kernel's default.
+    """
+
+    asked: Outer
+    dress: Outer
+    inner: Inner
+
+
 class Veth(Data, frozen=True, kw_only=True):
     """One pair as a restore should leave it.
 
@@ -330,7 +342,10 @@ class Veth(Data, frozen=True, kw_only=True):
     names it, ``captured`` if a state file does. ``mode`` is the way it comes back (see `criu_veth.way`), ``ready`` the
     name under which CRIU takes it in the way of that name. A ``kind`` that is none of `PAIRS` has no outer end but
     a ``parent``; all but ``veth`` have a ``kind_mode``. ``was_ovs`` if it was a port of
-    Open vSwitch at the dump.
+    Open vSwitch at the dump. ``named`` if the outer end's name comes from the mapping file. ``adopted`` is there where
+    somebody else makes the pair or may do so; if that is certain, ``outer`` has no more than what the mapping file
+    asks for, and an empty name leaves the maker's. ``was`` is the outer end's name at the dump, ``overruled`` what of
+    the capture criu's caller overruled.
     """
 
     inner: str
@@ -347,6 +362,10 @@ class Veth(Data, frozen=True, kw_only=True):
     explicit: bool = False
     captured: bool = False
     was_ovs: bool = False
+    named: bool = False
+    adopted: Adopted | None = None
+    was: str = ""
+    overruled: str = ""
 
     @property
     def paired(self) -> bool:

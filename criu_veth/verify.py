@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from criu_veth import netlink, plan, resolve
+from criu_veth import netlink, ownership, plan, resolve
 from criu_veth.state import (
     Address,
+    Adopted,
     CapturedVeth,
     End,
     FdbEntry,
@@ -29,7 +30,7 @@ from criu_veth.state import (
     TcClass,
     Veth,
 )
-from criu_veth.way import EMPTY
+from criu_veth.way import EMPTY, MADE
 
 E = TypeVar("E", bound=End)
 
@@ -86,6 +87,9 @@ def compare(wanted: tuple[Veth, ...] | State, found: State, captured: State | No
             continue
         if pair is None:
             differences.append(Difference(path, _names(veth.inner, veth.outer), None))
+        elif veth.adopted is not None and ownership.is_made_by_others(veth, pair):
+            inner = (then[veth.inner].inner, pair.inner) if veth.inner in then and veth.mode == MADE else None
+            differences += _of_others(path, veth.adopted, pair, inner)
         elif veth.inner in then:
             full = _in_full(veth, then[veth.inner])
             inner = full.inner, pair.inner
@@ -102,9 +106,39 @@ def compare(wanted: tuple[Veth, ...] | State, found: State, captured: State | No
     return differences
 
 
+def _of_others(path: str, adopted: Adopted, pair: CapturedVeth, inner: tuple[Inner, Inner] | None) -> list[Difference]:
+    """Compare a pair that somebody else has made: what the mapping file asks for, and its dress.
+
+    The inner end is compared in full where CRIU has brought it back.
+    """
+    known = {key: value for key, value in _fields(adopted.dress).items() if key not in ownership.IDENTITY}
+    asked = {key: value for key, value in _fields(adopted.asked).items() if value not in (None, (), {}, "")}
+    wanted = replace(adopted.dress, **{**known, **asked, "ifname": adopted.asked.ifname or pair.outer.ifname})
+    wanted = replace(
+        wanted,
+        port={**adopted.dress.port, **adopted.asked.port},
+        sysctl={**adopted.dress.sysctl, **adopted.asked.sysctl},
+        master=wanted.master or pair.outer.master,
+        up=None,
+    )
+    if inner is not None:
+        differences = _inner_ends(f"{path}.inner", *inner, full=True)
+    else:
+        differences = _inner_ends(f"{path}.inner", adopted.inner, pair.inner, full=False)
+    return differences + _outer_ends(f"{path}.outer", wanted, pair.outer, full=False)
+
+
+def _fields(end: msgspec.Struct) -> dict[str, Any]:
+    return {name: getattr(end, name) for name in end.__struct_fields__}
+
+
 def sysctls_of(wanted: tuple[Veth, ...]) -> dict[str, tuple[set[str], set[str]]]:
     """Return, by the inner end's name, the per-device sysctls that are asked for: (inner end's, outer end's)."""
-    return {veth.inner: (set(veth.netns.sysctl if veth.netns else ()), set(veth.outer.sysctl)) for veth in wanted}
+
+    def outer(veth: Veth) -> set[str]:
+        return {*veth.outer.sysctl, *(veth.adopted.dress.sysctl if veth.adopted else ())}
+
+    return {veth.inner: (set(veth.netns.sysctl if veth.netns else ()), outer(veth)) for veth in wanted}
 
 
 def _names(inner: str, outer: Outer) -> dict[str, str]:

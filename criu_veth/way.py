@@ -9,11 +9,14 @@ import sys
 
 #: CRIU makes the pair (``--external veth[INNER]:OUTER``).
 EXTERNAL = "external"
-#: CRIU moves a device in that is ready (``--external netdev[INNER]:NAME``).
+#: CRIU moves a device in that the hook has made ready (``--external netdev[INNER]:NAME``).
 READY = "ready"
+#: CRIU moves a device in that its caller had made before (the same option, and NAME was there at pre-restore).
+MADE = "made"
 #: CRIU brings nothing (``--empty-ns net``, or images without devices).
 EMPTY = "empty"
-#: The network namespace is not CRIU's business (``--external net[...]``, ``--inherit-fd fd[N]:...``).
+#: The network namespace is not CRIU's business (an external key in ``netns-N.img``, ``--external net[...]``,
+#: ``--inherit-fd fd[N]:...``, ``--join-ns net:...``).
 ADOPT = "adopt"
 #: The images have devices, and criu was told over RPC what to do with them: seen at post-setup-namespaces.
 UNKNOWN = "unknown"
@@ -31,16 +34,18 @@ _BOUND_TO_LINK_LOCAL = b"\x58\xfe\x81\x02\x58\x00"
 class Way:
     """What is known of a restore.
 
-    ``external`` gives inner to ``outer`` (with ``@bridge``, if any), ``ready`` inner to the ready device's name;
-    ``empty`` and ``adopt`` say that CRIU brings nothing; ``told`` is whether criu's own options could be read at all,
-    ``devices`` whether the images hold any.
+    ``external`` gives inner to ``outer`` (with ``@bridge``, if any), ``ready`` inner to the ready device's name, and
+    ``made`` has the inner ends of which the caller had made that device before; ``empty`` and ``adopt`` say that CRIU
+    brings nothing; ``told`` is whether criu's own options could be read at all, ``devices`` whether the images hold
+    any.
     """
 
-    __slots__ = ("adopt", "devices", "empty", "external", "inherited", "ready", "told")
+    __slots__ = ("adopt", "devices", "empty", "external", "inherited", "made", "ready", "told")
 
     def __init__(self, *, told: bool = False, devices: bool = True) -> None:
         self.external: dict[str, str] = {}
         self.ready: dict[str, str] = {}
+        self.made: frozenset[str] = frozenset()
         self.empty = False
         self.adopt = False
         self.inherited: list[str] = []
@@ -48,29 +53,67 @@ class Way:
         self.devices = devices
 
     def mode_of(self, inner: str) -> str:
-        """Return by which way the inner end called ``inner`` comes back."""
+        """Return by which way the inner end called ``inner`` comes back.
+
+        An external network namespace, an empty one, and images without devices win over what criu was told of single
+        devices: it makes and moves none then (``prepare_net_ns_first_stage()``, criu/net.c).
+        """
+        if not self.devices and self.adopt:
+            return ADOPT
+        if self.empty or not self.devices:
+            return EMPTY
         if inner in self.external:
             return EXTERNAL
         if inner in self.ready:
-            return READY
-        if self.empty:
-            return EMPTY
+            return MADE if inner in self.made else READY
         if self.adopt:
             return ADOPT
-        if not self.devices:
-            return EMPTY
         return EXTERNAL if self.told else UNKNOWN
+
+    def names_of(self, inner: str) -> "tuple[str, str]":
+        """Return the outer end's name and its bridge as criu was told them (``veth[INNER]:NAME@BRIDGE``), or "" each.
+
+        For CRIU a bridge follows the first ``@`` (``veth_peer_info()`` and ``move_to_bridge()``, criu/net.c).
+        """
+        name, _, bridge = self.external.get(inner, "").partition("@")
+        return name, bridge
 
     @property
     def key(self) -> str:
-        """A text that is the same for restores whose devices come back in the same way."""
-        ready = [f"{inner}={name}" for inner, name in sorted(self.ready.items())]
-        rest = EMPTY if self.empty else ADOPT if self.adopt else ""
-        if not rest:
-            rest = EMPTY if not self.devices else EXTERNAL if self.told else UNKNOWN
+        """A text that is the same for restores whose devices come back in the same way.
+
+        What the outer ends are to be called is left out: see `agrees`.
+        """
+        if not self.devices and self.adopt:
+            return ADOPT
+        if self.empty or not self.devices:
+            return EMPTY
+        ready = [f"{inner}={name}{'!' if inner in self.made else ''}" for inner, name in sorted(self.ready.items())]
+        rest = ADOPT if self.adopt else EXTERNAL if self.told else UNKNOWN
         # With all devices made by CRIU, which they are makes no difference to what is done here; otherwise it does.
         made = sorted(self.external) if rest != EXTERNAL else []
         return ",".join([rest, *made, *ready])
+
+    @property
+    def names_key(self) -> str:
+        """`key`, with what criu was told of names and bridges."""
+        return ",".join([self.key, *(f"{inner}:{value}" for inner, value in sorted(self.external.items()))])
+
+    def agrees(self, names: "tuple[tuple[str, str | None, str | None], ...]") -> bool:
+        """Say whether criu was told of no other names and bridges than ``names``: (inner, outer, bridge).
+
+        None is for whatever the caller says, because a mapping file overrules it. A caller who names no bridge leaves
+        that to whoever knows it.
+        """
+        for inner, outer, bridge in names:
+            if inner not in self.external or self.mode_of(inner) != EXTERNAL:
+                continue
+            told_outer, told_bridge = self.names_of(inner)
+            if outer is not None and told_outer != outer:
+                return False
+            if bridge is not None and told_bridge not in ("", bridge):
+                return False
+        return True
 
     def read_options(self, words: "list[str]") -> None:
         """Take in criu's options, each value behind its option or after ``=``."""
@@ -93,6 +136,8 @@ class Way:
             self.empty = self.empty or value == "net"
         elif option == "inherit-fd":
             self.inherited.append(value.partition(":")[2])
+        elif option == "join-ns":
+            self.adopt = self.adopt or value.startswith("net:")
 
     def _read_external(self, value: str) -> None:
         kind, bracket, rest = value.partition("[")
@@ -121,7 +166,7 @@ class Way:
         return True
 
 
-_WITH_VALUE = ("--external", "--veth-pair", "--empty-ns", "--inherit-fd", "--config")
+_WITH_VALUE = ("--external", "--veth-pair", "--empty-ns", "--inherit-fd", "--join-ns", "--config")
 
 
 def find(criu_pid: int, image_dir: str | None, environ: "dict[str, str]") -> Way:
@@ -131,23 +176,63 @@ def find(criu_pid: int, image_dir: str | None, environ: "dict[str, str]") -> Way
     way.told = "restore" in command and not _is_rpc(command)
     _read_files(way, command, criu_pid, environ)
     way.read_options(command)
-    way.adopt = way.adopt or _inherits_netns(way.inherited, image_dir)
+    way.adopt = way.adopt or _inherits_netns(way.inherited, image_dir) or images_have_external_netns(image_dir)
     return way
 
 
 def _inherits_netns(keys: "list[str]", image_dir: str | None) -> bool:
-    """Say whether one of the descriptors that criu inherits is a network namespace.
+    """Say whether one of the descriptors that criu inherits is a network namespace; others are files and pipes."""
+    found = _external_keys(image_dir) if keys else ()
+    return any(key and key.encode() in found for key in keys)
 
-    Others are files and pipes; ``netns-N.img`` has the key of an external namespace (field 5 of
-    ``images/netdev.proto``'s
-    ``netns_entry``), as a string.
+
+def images_have_external_netns(image_dir: str | None) -> bool:
+    """Say whether somebody else owns the network namespaces of these images: each has an external key."""
+    found = _external_keys(image_dir)
+    return bool(found) and None not in found
+
+
+def _external_keys(image_dir: str | None) -> "list[bytes | None]":
+    """Return the key of each network namespace that was external to CRIU, and None for each that was not.
+
+    Field 8 of ``netns_entry`` (``images/netdev.proto``), behind two magic numbers and the message's size. Without
+    ``netns-N.img`` there is nothing to tell: an empty network namespace has none, nor has the host's.
     """
     try:
-        names = [name for name in posix.listdir(image_dir or ".") if name.startswith("netns-")] if keys else []
+        names = posix.listdir(image_dir or ".")
     except OSError:
-        return False
-    images = [_read_bytes(f"{image_dir}/{name}") or b"" for name in names]
-    return any(key and key.encode() in image for key in keys for image in images)
+        return []
+    images = [name for name in names if name.startswith("netns-") and name.endswith(".img")]
+    return [_key_field(_read_bytes(f"{image_dir}/{name}") or b"", 12) for name in images]
+
+
+def _key_field(data: bytes, at: int) -> bytes | None:
+    """Return the payload of field 8 of the protobuf message that starts ``at``; None where there is none."""
+    while at < len(data):
+        tag, at = _varint(data, at)
+        kind = tag & 7
+        if kind == 2:
+            size, at = _varint(data, at)
+            if tag >> 3 == 8:
+                return data[at : at + size]
+            at += size
+        elif kind == 0:
+            _, at = _varint(data, at)
+        else:
+            return None
+    return None
+
+
+def _varint(data: bytes, at: int) -> "tuple[int, int]":
+    value = shift = 0
+    while at < len(data):
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        at += 1
+        if not byte & 0x80:
+            break
+    return value, at
 
 
 def likely(criu_pid: int, environ: "dict[str, str]") -> "list[Way]":

@@ -24,6 +24,9 @@ _SO_RCVBUFFORCE = 33
 _NETLINK_GENERIC = 16
 _CLONE_NEWNET = 0x40000000
 
+#: Group of a device that this project has made for CRIU to move, until it has been: "cvth".
+MARK_GROUP = 0x63767468
+
 #: Requests sent before their replies are read. An acknowledgement takes about 1 KiB of the receive buffer (skb
 #: truesize), a link about 4 KiB.
 BATCH = 128

@@ -26,7 +26,7 @@ def examine(veths: tuple[Veth, ...]) -> Examined:
         rtnl = wire.Rtnl()
         try:
             kernel = AfterTheDump(rtnl, veths)
-            return Examined(preflight.preflight(veths, kernel), tuple(kernel.running))
+            return Examined(preflight.preflight(veths, kernel, decided=True), tuple(kernel.running))
         finally:
             rtnl.close()
     except OSError as error:
@@ -70,6 +70,11 @@ class AfterTheDump(netlink.Kernel):
         """Return the device called ``name``, or None."""
         found = super().link(name)
         return None if found is not None and found.index in self._hidden else found
+
+    def double(self, name: str, mac: bytes, addresses: tuple[bytes, ...]) -> tuple[str, bytes] | None:
+        """Return the port that leads to a living container with this identity, unless it is the one to be dumped."""
+        found = super().double(name, mac, addresses)
+        return found if found is not None and self.link(found[0]) is not None else None
 
     def route_to(self, entry: Route) -> int | None:
         """Return the ifindex that a route with exactly this destination leads through, or None."""

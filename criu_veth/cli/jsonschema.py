@@ -20,7 +20,12 @@ _SYSCTL = rf"^({'|'.join('[.]'.join(family) for family in rules.SYSCTL_DIRECTORI
 _U32 = {"minimum": 0, "maximum": (1 << 32) - 1}
 
 #: What each key means, and which of its type's values it takes: by table, then key.
+_ADOPTED: Schema = {
+    "description": "Of a pair that somebody else has made, dress: what was captured is put back where its maker left"
+    " the kernel's default; leave: nothing is."
+}
 _VETH: dict[str, Schema] = {
+    "adopted": _ADOPTED,
     "inner": {"description": "Name of the inner end, in the container's network namespace.", "pattern": _NAME},
     "outer": {
         "description": "Name of the outer end. {inner} stands for the inner end's name, {hostname} for the host's,"
@@ -141,6 +146,7 @@ _KEYS: dict[str, dict[str, Schema]] = {
         "veth": {"description": "The long form, one table a veth."},
         "remap": {"description": "What is called differently on this host than where the checkpoint was made."},
         "capture": {"description": "What is remembered when a checkpoint is made."},
+        "adopted": _ADOPTED,
         "verify": {"description": "Compare the kernel with what was asked for once the container runs, and say it."},
         "announcements": {"description": "How often the network is told where the container is now."},
         "match": {"description": "For which containers a file in /etc/criu/criu-veth.d is."},

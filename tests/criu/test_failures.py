@@ -138,6 +138,7 @@ def test_next_restore_collects_it_too(host: Host, criu: Criu, images: Path, kill
 def test_device_of_the_same_name_that_is_not_ours_is_left_alone(
     host: Host, criu: Criu, images: Path, killed: dict[str, object], kind: tuple[str, ...]
 ) -> None:
+    """It is what its maker wants CRIU to move in; whether CRIU can is not for the hook to judge."""
     host.run("ip", "link", "delete", READY)
     host.run("ip", "link", "add", READY, *kind)
     theirs = network(host)
@@ -146,12 +147,12 @@ def test_device_of_the_same_name_that_is_not_ours_is_left_alone(
 
     assert network(host) == theirs
     outcome = restored(criu, host, images, "ready", HOOK)
-    what = "bridge" if "bridge" in kind else "veth"
-    assert outcome.said("criu-veth:") == [
-        f'criu-veth: error: pre-restore: veth eth0: the name "{READY}" is taken by a {what} device; delete or rename'
-        " it, or choose another outer name"
-    ]
-    assert network(host) == theirs
+    assert not any("error" in line for line in outcome.said("criu-veth:"))
+    if "bridge" in kind:
+        assert network(host) == theirs
+    else:
+        assert host.has_link("other0")
+        assert not host.has_link("web0")
 
 
 def test_device_of_a_restore_that_goes_on_is_left_alone(

@@ -235,8 +235,8 @@ def test_adopted_pair_gets_what_the_mapping_file_says(bridged: Host, criu: Criu,
 
     restored(criu, bridged, images, WAYS["empty"], args=["--action-script", str(maker)])
 
-    assert bridged.link("web0")["ifalias"] == "adopted"
-    assert not bridged.has_link("theirs0")
+    assert bridged.link("theirs0")["ifalias"] == "adopted"
+    assert not bridged.has_link("web0"), "the file names no outer end, so its maker's name stays"
     assert bridged.connect("10.0.0.2").ask("hello") == "1 hello"
 
 
@@ -426,8 +426,6 @@ def test_without_a_network_namespace(bridged: Host, criu: Criu, images: Path) ->
     outcome = criu.restore(bridged, images, external=(), hook=HOOK)
 
     assert dumped.said("criu-veth:") == ["criu-veth: pre-dump: notice: the container has no veth to the host"]
-    assert outcome.said("criu-veth:") == [
-        f"criu-veth: post-restore: notice: process {outcome.pid} is in the host's network namespace: nothing to do"
-    ]
+    assert outcome.said("criu-veth:") == []
     assert network(bridged) == before
     assert bridged.connect("127.0.0.1").ask("hello") == "1 hello"

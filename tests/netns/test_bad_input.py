@@ -538,6 +538,7 @@ def test_criu_is_told_by_the_status(
 ) -> None:
     """The same as CRIU calls it: closed stdin, no descriptors, its own parent."""
     mapping.write_text('mappings = ["eth0:web0@br7"]')
+    (images / "netdev-9.img").touch()  # CRIU makes the pair: nobody else can
     env = {"CRIU_VETH_CONFIG": str(mapping)}
     done = run_action(bridged, hook, "pre-restore", images=images, env=env, check=False)
     assert (done.returncode, done.stderr) == (

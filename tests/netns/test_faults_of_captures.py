@@ -52,7 +52,7 @@ sysctl -qw net.ipv4.conf.eth0.arp_ignore=1
 """
 
 #: Kinds of operations that only look, or whose failure the kernel cannot be made to bring about.
-NO_FAULT = {execute.PRESENT, execute.JOURNAL, execute.SETTLE, execute.ANNOUNCE}
+NO_FAULT = {execute.PRESENT, execute.JUDGE, execute.JOURNAL, execute.SETTLE, execute.ANNOUNCE}
 
 NOWHERE = bytearray(netlink.set_link(("IFLA_MTU", 1400)))
 NOWHERE[netlink.INDEX_OFFSET : netlink.INDEX_OFFSET + 4] = wire.u32((1 << 31) - 1)
@@ -81,7 +81,7 @@ def leaves(
     """Each operation with its place, those in groups too."""
     for number, operation in enumerate(operations):
         if operation[0] == execute.GROUP:
-            yield from leaves(operation[2], (*path, number))
+            yield from leaves(operation[-1], (*path, number))
         else:
             yield (*path, number), operation
 
@@ -91,7 +91,7 @@ def with_other(operations: tuple[Operation, ...], path: tuple[int, ...], other: 
     first, *rest = path
     if rest:
         group = operations[first]
-        other = (*group[:2], with_other(group[2], tuple(rest), other))
+        other = (*group[:-1], with_other(group[-1], tuple(rest), other))
     return (*operations[:first], other, *operations[first + 1 :])
 
 

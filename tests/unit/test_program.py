@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from criu_veth import assemble, config, netlink, paths, plan, preflight, prepare, program, resolve
+from criu_veth import assemble, config, netlink, paths, plan, preflight, prepare, program, resolve, way
 from criu_veth.errors import OperationError
 
 PID = os.getpid()
@@ -62,15 +62,15 @@ def make(images: Path | None, file: Path | None = None) -> program.Program:
 
 
 def found(images: Path | None, file: Path | None = None, hostname: str = os.uname().nodename) -> program.Program | None:
-    return program.find(sources(images, file), hostname)
+    return program.find(sources(images, file), hostname, way.Way(told=True))
 
 
 def test_what_was_saved_is_found(images: Path, file: Path) -> None:
     made = make(images, file)
     again = found(images, file)
     assert again is not None
-    assert (again.name, again.inputs, again.checks, again.warnings, again.sections) == (
-        made.name, made.inputs, made.checks, made.warnings, made.sections,
+    assert (again.name, again.inputs, again.checks, again.remarks, again.sections) == (
+        made.name, made.inputs, made.checks, made.remarks, made.sections,
     )  # fmt: skip
 
 

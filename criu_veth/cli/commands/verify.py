@@ -12,6 +12,7 @@ from criu_veth.errors import EXIT_FAILED
 
 if TYPE_CHECKING:
     from criu_veth.cli.inputs import Inputs
+    from criu_veth.state import State
     from criu_veth.verify import Difference
 
 
@@ -43,15 +44,28 @@ def command(file: str | None, pid: int, images: str | None, mode: str | None, as
     found = capture.with_sysctls(capture.capture(pid), pid, verify.sysctls_of(read.veths))
     differences = verify.compare(read.veths, found, read.read.state)
     if as_json:
-        output.as_json(_as_builtins(read, differences))
+        output.as_json(_as_builtins(read, differences, _of_others(read, found)))
     else:
-        output.notice(*read.notices, *_unseen(read))
+        output.notice(*read.notices, *_unseen(read), *_of_others(read, found))
         _print(read, differences)
     click.get_current_context().exit(EXIT_FAILED if differences else 0)
 
 
 def _unseen(read: Inputs) -> list[str]:
     return [f"{veth.inner}: is no veth but a {veth.kind}, not compared" for veth in read.veths if veth.kind != "veth"]
+
+
+def _of_others(read: Inputs, found: State) -> list[str]:
+    """Say of which pairs only the dress is compared, because somebody else has made them."""
+    from criu_veth import ownership
+
+    pairs = {pair.inner.ifname: pair for pair in found.veths}
+    return [
+        f"{veth.inner}: {pairs[veth.inner].outer.ifname} was made by somebody else: its {ownership.IDENTITY_WORDS} are"
+        " not compared"
+        for veth in read.veths
+        if veth.adopted is not None and veth.inner in pairs and ownership.is_made_by_others(veth, pairs[veth.inner])
+    ]
 
 
 def _print(read: Inputs, differences: list[Difference]) -> None:
@@ -62,11 +76,11 @@ def _print(read: Inputs, differences: list[Difference]) -> None:
         click.echo(f"equal: {compared} {'veth' if compared == 1 else 'veths'} ({output.names(*read.names())})")
 
 
-def _as_builtins(read: Inputs, differences: list[Difference]) -> dict[str, object]:
+def _as_builtins(read: Inputs, differences: list[Difference], of_others: list[str]) -> dict[str, object]:
     return {
         "equal": not differences,
         "config": read.sources.config,
         "state": read.sources.state,
         "differences": [difference._asdict() for difference in differences],
-        "notices": [*read.notices, *_unseen(read)],
+        "notices": [*read.notices, *_unseen(read), *of_others],
     }
