@@ -3,7 +3,7 @@
 import os
 from typing import NamedTuple
 
-from criu_veth import netlink, preflight, wire
+from criu_veth import netlink, ownership, preflight, wire
 from criu_veth.errors import InputError, OperationError, errno_text
 from criu_veth.state import Route, Veth
 
@@ -11,10 +11,14 @@ _IFLA_TARGET_NETNSID = 46
 
 
 class Examined(NamedTuple):
-    """What preflight ``found``, and a warning for each outer end whose container is ``running``, counted as gone."""
+    """What preflight ``found``, and a warning for each outer end whose container is ``running``, counted as gone.
+
+    ``notices`` says where a fault may be none, because a runtime makes the pair.
+    """
 
     found: preflight.Findings
     running: tuple[str, ...]
+    notices: tuple[str, ...] = ()
 
 
 def examine(veths: tuple[Veth, ...]) -> Examined:
@@ -26,11 +30,19 @@ def examine(veths: tuple[Veth, ...]) -> Examined:
         rtnl = wire.Rtnl()
         try:
             kernel = AfterTheDump(rtnl, veths)
-            return Examined(preflight.preflight(veths, kernel, decided=True), tuple(kernel.running))
+            found = preflight.preflight(veths, kernel, decided=True)
+            return Examined(found, tuple(kernel.running), _may_be_made_by_others(veths, found))
         finally:
             rtnl.close()
     except OSError as error:
         raise OperationError(f"cannot read this host's network: {errno_text(error.errno or 0, str(error))}") from None
+
+
+def _may_be_made_by_others(veths: tuple[Veth, ...], found: preflight.Findings) -> tuple[str, ...]:
+    inners = [veth.inner for veth in veths if ownership.is_judged_later(veth.mode)]
+    if not inners or not found.faults:
+        return ()
+    return (f"a runtime that makes {' and '.join(inners)} itself in the empty network namespace needs none of this",)
 
 
 def refuse_no_container(pid: int) -> None:

@@ -272,6 +272,27 @@ def test_what_nobody_else_made_is_judged_when_its_turn_comes(
     assert veths(bridged) == []
 
 
+@pytest.mark.kernel("vlan-filtering")
+@pytest.mark.parametrize("own", [False, True])
+def test_vlans_of_a_runtimes_port(bridged: Host, criu: Criu, images: Path, runtime: Path, own: bool) -> None:
+    """They are put back where the port has no more than the one that its bridge gives each."""
+    for name in ("br0", "br1"):
+        bridged.run("ip", "link", "set", name, "type", "bridge", "vlan_filtering", "1")
+    container = bridged.container([WEB])
+    bridged.run("bridge", "vlan", "add", "dev", "web0", "vid", "10", "pvid", "untagged")
+    bridged.run("bridge", "vlan", "del", "dev", "web0", "vid", "1")
+    criu.dump(container, images, hook=HOOK, args=["--empty-ns", "net"])
+    container.wait_unplugged()
+    if own:
+        with runtime.open("a") as script:
+            script.write("bridge vlan add dev theirs0 vid 30\n")
+
+    restore(criu, bridged, images, args=["--empty-ns", "net", "--action-script", str(runtime)])
+
+    (port,) = [port for port in bridged.bridge_json("vlan", "show") if port["ifname"] == "theirs0"]
+    assert [vlan["vlan"] for vlan in port["vlans"]] == ([1, 30] if own else [10])
+
+
 # --- a network namespace by path, which is not CRIU's business
 
 

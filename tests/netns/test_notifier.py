@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lab import Container, Host, Link, Program, snapshot
+from lab.standin import make_pair
 
 ROOT = Path(__file__).parents[2]
 WEB = Link(inner="eth0", outer="web0", bridge="br0", addresses=("10.0.0.2/24",), mtu=1400)
@@ -189,3 +190,61 @@ def test_without_a_process(driver: Driver, images: Path) -> None:
         [2, "pre-dump: the container's first process is not known: pid is None"],
     )
     assert driver("no-such-action", None, str(images)) == ([], None)
+
+
+@pytest.mark.parametrize(("bridge", "master"), [(None, "br0"), ("br1", "br1")])
+def test_names_that_the_caller_told_criu_and_nobody_else(
+    bridged: Host,
+    driver: Driver,
+    dumped: dict[str, Any],
+    fresh: Container,
+    images: Path,
+    bridge: str | None,
+    master: str,
+) -> None:
+    """Over RPC the options cannot be read, but what CRIU has made of them can be seen."""
+    (images / "netdev-9.img").touch()
+    driver("new", None, [])
+    assert driver("pre-restore", None, str(images)) == ([], None)
+    make_pair(fresh, "eth0", "lxc7", bridge)
+    driver("post-setup-namespaces", fresh.pid, str(images))
+
+    said, fault = driver("post-restore", fresh.pid, str(images))
+
+    assert fault is None
+    link = bridged.link("lxc7")
+    assert (link["master"], link["ifalias"], link["mtu"]) == (master, "web, front", 1400)
+    assert not bridged.has_link("web0")
+    elsewhere = (
+        ["post-restore: notice: eth0: left on the bridge that whoever called criu chose, not br0 as at the dump"]
+        if bridge
+        else []
+    )
+    assert [line for line in said if "notice" in line] == [
+        'post-restore: notice: eth0: named "lxc7" by whoever called criu, not "web0" as at the dump',
+        *elsewhere,
+    ]
+    assert 'post-restore: eth0: lxc7 alias "web, front"' in said
+    assert not any("web0 " in line for line in said if "notice" not in line)
+
+
+def test_namespace_that_was_external_to_criu(
+    bridged: Host, driver: Driver, dumped: dict[str, Any], fresh: Container, images: Path
+) -> None:
+    """The images say so, and the pair in it is left as its maker made it, but for what it lacks."""
+    (images / "netns-9.img").write_bytes(bytes.fromhex("1943565437935508000000004206") + b"podNet")
+    make_pair(fresh, "eth0", "cni7", "br1")
+    driver("new", None, [])
+    assert driver("pre-restore", None, str(images)) == ([], None)
+    for action in ("setup-namespaces", "post-setup-namespaces"):
+        assert driver(action, fresh.pid, str(images)) == ([], None)
+
+    said, fault = driver("post-restore", fresh.pid, str(images))
+
+    assert fault is None
+    assert said == [
+        "post-restore: notice: eth0: cni7 was made by somebody else (at the dump it was web0): its name, MAC address,"
+        " bridge, addresses and routes stay; put back: mtu, alias, inner mtu"
+    ]
+    link = bridged.link("cni7")
+    assert (link["master"], link["ifalias"], link["mtu"]) == ("br1", "web, front", 1400)

@@ -67,7 +67,7 @@ def _examine(file: str | None, images: str | None, mode: str | None) -> Report:
     try:
         read = inputs.read(file, images, mode)
         sources = read.sources  # which of several mapping files it is may have depended on what was read
-        found, running = host.examine(read.veths)
+        found, running, others = host.examine(read.veths)
     except CriuVethError as error:
         return Report(sources, error=error)
     return Report(
@@ -75,7 +75,7 @@ def _examine(file: str | None, images: str | None, mode: str | None) -> Report:
         plan=plan.make(read.veths),
         error=OperationError(*found.faults) if found.faults else None,
         warnings=(*_not_root(), *running, *found.warnings),
-        notices=read.notices,
+        notices=(*read.notices, *others),
     )
 
 

@@ -31,8 +31,8 @@ def command(images: str, mode: str | None) -> None:
     from criu_veth.cli import host, inputs
 
     read = inputs.read(None, images, mode)
-    found, running = host.examine(read.veths)
-    output.notice(*read.notices)
+    found, running, others = host.examine(read.veths)
+    output.notice(*read.notices, *others)
     output.warning(*running, *found.warnings)
     if found.faults:
         raise OperationError(*found.faults)
