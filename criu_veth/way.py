@@ -37,13 +37,14 @@ class Way:
     ``external`` gives inner to ``outer`` (with ``@bridge``, if any), ``ready`` inner to the ready device's name, and
     ``made`` has the inner ends of which the caller had made that device before; ``empty`` and ``adopt`` say that CRIU
     brings nothing; ``told`` is whether criu's own options could be read at all, ``devices`` whether the images hold
-    any.
+    any. ``general`` has the inner ends that only a file for every restore of this host names.
     """
 
-    __slots__ = ("adopt", "devices", "empty", "external", "inherited", "made", "ready", "told")
+    __slots__ = ("adopt", "devices", "empty", "external", "general", "inherited", "made", "ready", "told")
 
     def __init__(self, *, told: bool = False, devices: bool = True) -> None:
         self.external: dict[str, str] = {}
+        self.general: set[str] = set()
         self.ready: dict[str, str] = {}
         self.made: frozenset[str] = frozenset()
         self.empty = False
@@ -73,8 +74,12 @@ class Way:
     def names_of(self, inner: str) -> "tuple[str, str]":
         """Return the outer end's name and its bridge as criu was told them (``veth[INNER]:NAME@BRIDGE``), or "" each.
 
+        What a file says that is for every restore of the host is no word of this one's caller: it has to name the outer
+        ends of all containers in the same way.
         For CRIU a bridge follows the first ``@`` (``veth_peer_info()`` and ``move_to_bridge()``, criu/net.c).
         """
+        if inner in self.general:
+            return "", ""
         name, _, bridge = self.external.get(inner, "").partition("@")
         return name, bridge
 
@@ -97,7 +102,8 @@ class Way:
     @property
     def names_key(self) -> str:
         """`key`, with what criu was told of names and bridges."""
-        return ",".join([self.key, *(f"{inner}:{value}" for inner, value in sorted(self.external.items()))])
+        told = [f"{inner}:{value}" for inner, value in sorted(self.external.items()) if inner not in self.general]
+        return ",".join([self.key, *told])
 
     def agrees(self, names: "tuple[tuple[str, str | None, str | None], ...]") -> bool:
         """Say whether criu was told of no other names and bridges than ``names``: (inner, outer, bridge).
@@ -106,9 +112,9 @@ class Way:
         that to whoever knows it.
         """
         for inner, outer, bridge in names:
-            if inner not in self.external or self.mode_of(inner) != EXTERNAL:
-                continue
             told_outer, told_bridge = self.names_of(inner)
+            if not told_outer or self.mode_of(inner) != EXTERNAL:
+                continue
             if outer is not None and told_outer != outer:
                 return False
             if bridge is not None and told_bridge not in ("", bridge):
@@ -131,7 +137,7 @@ class Way:
             self._read_external(value)
         elif option == "veth-pair":
             inner, _, outer = value.partition("=")
-            self.external[inner] = outer
+            self._name(inner, outer)
         elif option == "empty-ns":
             self.empty = self.empty or value == "net"
         elif option == "inherit-fd":
@@ -139,23 +145,31 @@ class Way:
         elif option == "join-ns":
             self.adopt = self.adopt or value.startswith("net:")
 
+    def _name(self, inner: str, outer: str) -> None:
+        self.external[inner] = outer
+        self.general.discard(inner)
+
     def _read_external(self, value: str) -> None:
         kind, bracket, rest = value.partition("[")
         inner, closing, name = rest.partition("]")
         if not bracket or not closing:
             return
         if kind == "veth":
-            self.external[inner] = name.removeprefix(":")
+            self._name(inner, name.removeprefix(":"))
         elif kind == "netdev":
             self.ready[inner] = name.removeprefix(":")
         elif kind == "net":
             self.adopt = True
 
-    def read_file(self, path: str) -> bool:
-        """Take in a CRIU configuration file, and say whether it could be read."""
+    def read_file(self, path: str, *, general: bool = False) -> bool:
+        """Take in a CRIU configuration file, and say whether it could be read.
+
+        A ``general`` one is for every restore of this host.
+        """
         text = _read(path)
         if text is None:
             return False
+        before = set(self.external)
         for line in text.splitlines():
             words = line.partition("#")[0].split(None, 1)
             if words:
@@ -163,6 +177,8 @@ class Way:
                 if not equals:
                     value = words[1] if len(words) > 1 else ""
                 self.read_option(option, value.strip().strip("\"'"))
+        if general:
+            self.general |= set(self.external) - before
         return True
 
 
@@ -261,12 +277,13 @@ def _read_files(way: Way, command: "list[str]", criu_pid: int, environ: "dict[st
     if _is_rpc(command):
         runtime = _runtime(_parent(criu_pid))
         if runtime is not None:
-            way.read_file(_RUNTIME_FILES[runtime])
+            way.read_file(_RUNTIME_FILES[runtime], general=True)
     if "--no-default-config" not in command and "--config" not in " ".join(command):
         for pattern in _DEFAULT_FILES:
             variable = pattern.partition("{")[2].partition("}")[0]
             if not variable or environ.get(variable):
-                way.read_file(pattern.replace("{" + variable + "}", environ.get(variable, "")))
+                path = pattern.replace("{" + variable + "}", environ.get(variable, ""))
+                way.read_file(path, general=variable != "CRIU_CONFIG_FILE")
     for number, word in enumerate(command):
         if word == "--config" and number + 1 < len(command):
             way.read_file(command[number + 1])

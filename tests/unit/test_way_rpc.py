@@ -42,6 +42,20 @@ def test_runtime_that_something_else_starts(files: dict[str, str], comm: str) ->
     assert way.find(7, "/images", {}).external == {"eth0": "web0"}
 
 
+def test_names_in_a_file_for_every_restore_are_not_the_callers(files: dict[str, str]) -> None:
+    """One name for the outer ends of all containers can only be a makeshift: the captured ones win."""
+    files["/proc/7/cmdline"] = "criu\0swrk\0003\0"
+    files[CRUN_CONF] = "external veth[eth0]:vh0@br7\n"
+    files["/own.conf"] = "external veth[eth1]:own1\n"
+
+    found = way.find(7, "/images", {"CRIU_CONFIG_FILE": "/own.conf"})
+
+    assert found.mode_of("eth0") == "external"
+    assert (found.names_of("eth0"), found.names_of("eth1")) == (("", ""), ("own1", ""))
+    assert found.agrees((("eth0", "web0", "br0"),))
+    assert not found.agrees((("eth1", "web1", "br0"),))
+
+
 def test_a_restore_on_the_command_line_is_not_over_rpc(files: dict[str, str]) -> None:
     files["/proc/7/cmdline"] = "criu\0restore\0-D\0/images\0--external\0veth[eth0]:web0\0"
     files[CRUN_CONF] = "external veth[eth9]:web9\n"
