@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .container import ECHO_SERVER, PYTHON, ROOT
+from .criu import REPOSITORY
 from .node import Node
 from .process import CommandError
 from .waiting import wait_for
 
 CAPABILITIES = ["CAP_NET_ADMIN", "CAP_KILL"]
 NAME = "web"
+
+
+#: Writes to /usr/local vanish with the node.
+OVERLAY = """mkdir /run/lab/local /run/lab/local-work
+mount -t overlay -o lowerdir=/usr/local,upperdir=/run/lab/local,workdir=/run/lab/local-work overlay /usr/local"""
+
+
+def install_on(node: Node, runtime: str) -> None:
+    """Install the hook for a runtime as an administrator does it; /usr/local has to be the node's own (`OVERLAY`)."""
+    command = [sys.executable, "-m", "criu_veth", "install", "--yes", "--runtime", runtime]
+    node.run(*command, env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY)})
 
 
 class Oci:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from lab.node import Node
-
-REPOSITORY = Path(__file__).parents[2]
-#: Writes to /usr/local vanish with the node.
-OVERLAY = """mkdir /run/lab/local /run/lab/local-work
-mount -t overlay -o lowerdir=/usr/local,upperdir=/run/lab/local,workdir=/run/lab/local-work overlay /usr/local"""
+from lab.oci import OVERLAY, install_on
 
 
 @pytest.fixture
@@ -36,8 +30,7 @@ def install(node: Node) -> Callable[..., None]:
     """Install the hook for a runtime; what else is given are lines for its CRIU configuration file."""
 
     def act(runtime: str, *lines: str) -> None:
-        command = [sys.executable, "-m", "criu_veth", "install", "--yes", "--runtime", runtime]
-        node.run(*command, env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY)})
+        install_on(node, runtime)
         if lines:
             with node.path(f"/etc/criu/{runtime}.conf").open("a") as stream:
                 stream.writelines(f"{line}\n" for line in lines)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from lab import snapshot
 from lab.node import Node
-from lab.oci import Oci
+from lab.oci import OVERLAY, Oci, install_on
 
 #: What an administrator of crun writes beside the hook: CRIU makes a veth only if it is told to.
 CRUN_LINES = ("external veth[eth0]:web0", "manage-cgroups=ignore")
@@ -217,3 +219,60 @@ def failing(node: Node, tmp_path: Path, action: str) -> None:
     script.chmod(0o755)
     lines = (f"action-script {script}", *CRUN_LINES)
     node.path("/etc/criu/crun.conf").write_text("".join(f"{line}\n" for line in lines))
+
+
+PLUG = """#!/bin/sh
+set -e
+pid=$(sed -n 's/.*"pid":\\([0-9]*\\).*/\\1/p')
+ip link add {outer} type veth peer name eth0 netns "$pid"
+ip link set {outer} master {bridge} up
+nsenter -t "$pid" -n sh -ec '{inside}'
+"""
+INSIDE = "ip link set lo up; ip address add 10.0.0.2/24 dev eth0; ip link set eth0 up"
+
+
+@pytest.mark.runtime("runc")
+@pytest.mark.parametrize("by", ["path", "hook"])
+@pytest.mark.parametrize("bridge", ["br0", "kube-br"])
+def test_restored_on_another_node_whose_network_somebody_else_makes(tmp_path: Path, by: str, bridge: str) -> None:
+    """CNI's namespace by path, or a createRuntime hook that plugs the veth in: names of its own, another bridge."""
+    with ExitStack() as stack:
+        made = {}
+        for name, outer, master in (("one", "vetha1", "br0"), ("two", "vethb2", bridge)):
+            node = stack.enter_context(Node("v2"))
+            node.run("sh", "-ec", OVERLAY)
+            node.bridge(master, "10.0.0.1/24")
+            install_on(node, "runc")
+            directory = tmp_path / name
+            directory.mkdir()
+            hooks = {}
+            if by == "hook":
+                script = directory / "plug"
+                script.write_text(PLUG.format(outer=outer, bridge=master, inside=INSIDE))
+                script.chmod(0o755)
+                path = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
+                hooks = {"createRuntime": [{"path": str(script), "env": path}]}
+            else:
+                node.run("ip", "netns", "add", "web")
+                node.run("ip", "link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", "web")
+                node.run("ip", "link", "set", outer, "master", master, "up")
+                node.run("nsenter", "--net=/run/netns/web", "sh", "-ec", INSIDE)
+            made[name] = Plugged(node, "runc", directory, netns="/run/netns/web" if by == "path" else "", hooks=hooks)
+        one, two = made["one"], made["two"]
+        one.start()
+        one.node.run("ip", "link", "set", "vetha1", "alias", "web, front", "txqueuelen", "500")
+        one.checkpoint()
+        shutil.copytree(one.images, two.images)
+
+        two.restore()
+
+        link = two.node.link("vethb2")
+        assert (link["master"], link["ifalias"], link["txqlen"]) == (bridge, "web, front", 500)
+        assert two.node.connect("10.0.0.2").ask("hello") == "1 hello"
+
+
+class Plugged(Oci):
+    """A container that somebody else plugs in."""
+
+    def plug(self) -> None:
+        """Leave that to them."""

@@ -126,3 +126,34 @@ def test_no_network_of_its_own(node: Node, install: Callable[..., None], tmp_pat
     assert client.ask("again") == "2 again"
     assert network(node) == before
     podman("rm", "-f", "-t", "0", "web")
+
+
+ALIAS_ONLY = '[match]\ncontainer = "web"\n[[veth]]\ninner = "eth0"\nalias = "mapped"\n'
+
+
+@pytest.fixture
+def taken(node: Node, install: Callable[..., None], tmp_path: Path) -> Podman:
+    """Podman with runc, a mapping file that names the container, and the container on podman's own network."""
+    install("runc")
+    node.path("/etc/criu/criu-veth.d").mkdir(mode=0o755)
+    node.path("/etc/criu/criu-veth.d/web.toml").write_text(ALIAS_ONLY)
+    podman = Podman(node, "runc", tmp_path)
+    podman.start("bridge")
+    return podman
+
+
+@pytest.mark.runtime("runc", "podman")
+@pytest.mark.parametrize("cgroup", ["v1"])
+def test_name_that_another_container_has_meanwhile(node: Node, taken: Podman) -> None:
+    """Netavark calls outer ends veth0, veth1, ... by what is free: the captured name may be anybody's by now."""
+    was = outer_end(node)
+    taken("container", "checkpoint", "--keep", "web")
+    node.run("ip", "link", "add", was, "type", "veth", "peer", "name", "other0")
+
+    taken("container", "restore", "--keep", "web")
+
+    (link,) = node.ip("link", "show", "master", "podman0")
+    assert link["ifname"] != was
+    assert link["ifalias"] == "mapped"
+    assert "ifalias" not in node.link(was)
+    taken("rm", "-f", "-t", "0", "-a")
