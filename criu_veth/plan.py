@@ -40,6 +40,7 @@ LINK_FLAGS = ("arp", "promisc", "allmulti")
 #: Values of `Operation.only` and `Operation.dress`.
 MADE_HERE, ADOPTED = "made here", "adopted"
 BARE, ANY = "bare", "any"
+_MADE_BY_OTHERS, _LEFT_BARE = "if somebody else has made the pair", "where its maker left the kernel's default"
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -54,6 +55,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     dress: str = ""
     #: Whether the outer end is called ``outer`` by then; otherwise its name is known only when it is found.
     named: bool = True
+    #: Whether it is certain, before anything is made, that somebody else makes the pair.
+    certain: bool = False
 
     @property
     def device(self) -> str:
@@ -63,6 +66,13 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     def describe(self) -> str:
         """Say in a few words what is done, as the hook logs it and ``criu-veth plan`` prints it."""
         raise NotImplementedError
+
+
+def with_condition(operation: Operation) -> str:
+    """Return what an operation does, and when it is done only sometimes, when."""
+    when = [_MADE_BY_OTHERS] if operation.only == ADOPTED and not operation.certain else []
+    when += [_LEFT_BARE] if operation.dress == BARE else []
+    return operation.describe() + (f" ({', '.join(when)})" if when else "")
 
 
 class Rename(Operation, frozen=True, kw_only=True):
@@ -459,7 +469,8 @@ def _late(veth: Veth) -> list[Operation]:
         late += _not_brought_by_criu(veth)
     if veth.adopted is not None and veth.paired:
         late = [replace(operation, only=MADE_HERE) for operation in late] if veth.mode == EMPTY else late
-        late += [replace(operation, only=ADOPTED) for operation in _adopted(veth, veth.adopted)]
+        certain = ownership.is_foreign(veth.mode)
+        late += [replace(operation, only=ADOPTED, certain=certain) for operation in _adopted(veth, veth.adopted)]
     if _is_announced(veth):
         late.append(Announce(inner=veth.inner, outer=veth.outer.ifname, inside=True))
     return late

@@ -373,6 +373,11 @@ def test_checkpoint_without_the_hook_is_restored_as_without_it(
 # --- beside the living original
 
 
+def is_gratuitous(frame: bytes) -> bool:
+    """Whether it is an ARP message about the sender's own address."""
+    return frame[12:14] == b"\x08\x06" and frame[28:32] == frame[38:42]
+
+
 def test_a_double_is_warned_of_and_not_announced(bridged: Host, criu: Criu, images: Path) -> None:
     original = bridged.container([WEB])
     client = bridged.connect("10.0.0.2")
@@ -389,9 +394,32 @@ def test_a_double_is_warned_of_and_not_announced(bridged: Host, criu: Criu, imag
         outcome = criu.restore(
             bridged, images, external=["veth[eth0]:copy0"], hook=HOOK, args=["--tcp-close"], tcp_established=True
         )
-        arp = [frame for frame in tap.sent_by(mac) if frame[12:14] == b"\x08\x06"]
+        announced = [frame for frame in tap.sent_by(mac) if is_gratuitous(frame)]
 
     assert said in outcome.said("criu-veth:")
     assert not any("announced" in line for line in outcome.said("criu-veth: post-restore:"))
-    assert arp == []
+    assert announced == []
     assert bridged.link("copy0")["address"] != bridged.link("web0")["address"]
+
+
+def test_somebody_else_with_the_same_address(bridged: Host, criu: Criu, images_of: Callable[..., Path]) -> None:
+    """Another container, on another MAC address; the host has spoken to it."""
+    images = images_of()
+    other = bridged.container([Link(inner="eth0", outer="other0", bridge="br0", addresses=("10.0.0.2/24",))])
+    assert bridged.connect("10.0.0.2").ask("hello") == "1 hello"
+    mac = other.ip("link", "show", "dev", "eth0")[0]["address"]
+
+    with Tap(bridged, "br0") as tap:
+        outcome = restore(criu, bridged, images, "veth[eth0]:web0")
+        announced = [frame for frame in tap.sent_by(inner_mac(outcome)) if is_gratuitous(frame)]
+
+    assert outcome.said("criu-veth: pre-restore:") == [
+        'criu-veth: pre-restore: warning: veth eth0: a living container behind "other0" has an address of this one too'
+        " (10.0.0.2/24): they will disturb each other; this one is not announced"
+    ]
+    assert mac != inner_mac(outcome)
+    assert announced == []
+
+
+def inner_mac(outcome: Outcome) -> str:
+    return str(outcome.container.ip("link", "show", "dev", "eth0")[0]["address"])

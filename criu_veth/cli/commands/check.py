@@ -102,14 +102,18 @@ def _print_ok(report: Report) -> None:
 
 def _veths(made: Plan | None) -> list[dict[str, Any]]:
     """Return, for each veth, its ends and in words what is done beside naming the outer one and setting it up."""
-    from criu_veth.plan import ForgetOvs, Rename, SetLoopbackUp, SetUp
+    from criu_veth import ownership
+    from criu_veth.plan import ADOPTED, ForgetOvs, Rename, SetLoopbackUp, SetUp, with_condition
 
     if made is None:
         return []
     settings: dict[str, list[str]] = {veth.inner: [] for veth in made.veths}
+    foreign = {veth.inner for veth in made.veths if ownership.is_foreign(veth.mode)}
     for operation in (operation for listed in made.operations.values() for operation in listed):
+        if operation.only == ADOPTED and operation.inner not in foreign:
+            continue  # what is done if somebody else has made the pair after all: `criu-veth plan` has it
         if not operation.inside and not isinstance(operation, ForgetOvs | Rename | SetLoopbackUp | SetUp):
-            settings[operation.inner].append(operation.describe().removeprefix(f"{operation.outer} "))
+            settings[operation.inner].append(with_condition(operation).removeprefix(f"{operation.device} "))
     return [{"inner": v.inner, "outer": v.outer.ifname, "settings": settings[v.inner]} for v in made.veths]
 
 

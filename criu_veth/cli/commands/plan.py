@@ -46,11 +46,13 @@ def command(file: str | None, images: str | None, mode: str | None, container: s
         click.echo(f"nothing to do: no veth is mapped ({output.names(*read.names())})")
     elif output.is_terminal():
         for action, operations in made.operations.items():
-            output.table(action, ("inner", "operation"), _grouped([(o.inner, o.describe()) for o in operations]))
+            output.table(
+                action, ("inner", "operation"), _grouped([(o.inner, plan.with_condition(o)) for o in operations])
+            )
     else:
         for action, operations in made.operations.items():
             for operation in operations:
-                click.echo(output.printable(f"{action}: {operation.inner}: {operation.describe()}"))
+                click.echo(output.printable(f"{action}: {operation.inner}: {plan.with_condition(operation)}"))
 
 
 def _report(read: Inputs, made: Plan) -> dict[str, object]:
@@ -65,8 +67,10 @@ def _report(read: Inputs, made: Plan) -> dict[str, object]:
 def _as_builtins(made: Plan) -> dict[str, list[dict[str, Any]]]:
     import msgspec
 
+    from criu_veth.plan import with_condition
+
     return {
-        action: [{**msgspec.to_builtins(operation), "description": operation.describe()} for operation in operations]
+        action: [{**msgspec.to_builtins(one), "description": with_condition(one)} for one in operations]
         for action, operations in made.operations.items()
     }
 
