@@ -51,14 +51,18 @@ class BadCallError(ValueError):
 
 
 class Call:
-    """One call of the script: ``action``, ``image_dir`` (a path or None) and ``init_pid`` (an int or None)."""
+    """One call of the script: ``action``, ``image_dir`` (a path or None) and ``init_pid`` (an int or None).
 
-    __slots__ = ("action", "image_dir", "init_pid")
+    ``lost_images`` is what criu said of a directory that nobody finds, else empty: see `criu_veth.service`.
+    """
+
+    __slots__ = ("action", "image_dir", "init_pid", "lost_images")
 
     def __init__(self, action: str, image_dir: str | None = None, init_pid: int | None = None) -> None:
         self.action = action
         self.image_dir = image_dir
         self.init_pid = init_pid
+        self.lost_images = ""
 
     @property
     def known(self) -> bool:

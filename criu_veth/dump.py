@@ -1,5 +1,6 @@
 """What happens at pre-dump: capture, state file, and the program for a restore on this host."""
 
+import os
 from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
@@ -25,17 +26,28 @@ def run(environ: Mapping[str, str], image_dir: str, pid: int, likely: Iterable[W
     try:
         captured = write(pid, state.path_in(image_dir))
     except OperationError as error:
+        if not os.path.exists(f"/proc/{pid}"):
+            return [f"notice: there is no process {pid}: nothing captured"]
         if settings.on_error == "warn":
             return [f"warning: {fault}" for fault in error.faults]
         remedy = 'to dump without it: [capture] on_error = "warn" or enabled = false in the mapping file'
         raise OperationError(*(f"{fault}; {remedy}" for fault in error.faults)) from None
-    prepare.prepare_ahead(environ, image_dir, likely)
+    warnings = _prepare_ahead(environ, image_dir, likely)
     names = ", ".join(f"{veth.inner.ifname}: {veth.outer.ifname}" for veth in captured.veths)
     return [
-        *(f"warning: {warning}" for warning in captured.warnings),
+        *(f"warning: {warning}" for warning in (*captured.warnings, *warnings)),
         *(f"notice: {note}" for note in captured.notes),
         f"captured {names}" if names else "notice: the container has no veth to the host",
     ]
+
+
+def _prepare_ahead(environ: Mapping[str, str], image_dir: str, likely: Iterable[Way]) -> list[str]:
+    """Make the programs; whatever comes in between, the container has been captured and pre-restore makes them."""
+    try:
+        prepare.prepare_ahead(environ, image_dir, likely)
+    except Exception as error:  # not even a defect is worth the dump
+        return [f"no program could be made ahead: {error}"]
+    return []
 
 
 def write(pid: int, path: str) -> state.State:

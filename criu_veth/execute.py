@@ -62,7 +62,7 @@ the kernel reported before, put into the nested attributes ``wrap`` ((type, byte
 
 import posix
 
-from criu_veth import wire
+from criu_veth import runs, wire
 from criu_veth.errors import OperationError, errno_text
 
 NETLINK, QUERY, INDEX, SYSCTL, SYSCTL_OF, PRESENT, GROUP, JOURNAL, SETTLE, ANNOUNCE, VERIFY, RUN, RUN_UNLESS = range(13)
@@ -515,11 +515,19 @@ class Executor:
         if self._journal_path is None:
             raise AssertionError("a program with a journal is run without one")
         flags = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC | posix.O_NOFOLLOW
-        descriptor = posix.open(self._journal_path, flags, 0o600)
+        text = "".join(line + "\n" for line in (runs.made_in(), *operation[1]))
         try:
-            posix.write(descriptor, "".join(line + "\n" for line in operation[1]).encode())
-        finally:
-            posix.close(descriptor)
+            descriptor = posix.open(self._journal_path, flags, 0o600)
+            try:
+                posix.write(descriptor, text.encode())
+            finally:
+                posix.close(descriptor)
+        except OSError as error:  # that a restore may fail later is no reason for it to fail now
+            names = ", ".join(line.partition(" ")[2] for line in operation[1])
+            self.notices.append(
+                f"cannot write {self._journal_path}: {error.strerror}; should criu die before it has moved {names},"
+                " nobody removes what is left"
+            )
 
     def _sysctl(self, operation: "Operation") -> None:
         _, ns, path, value, text = operation

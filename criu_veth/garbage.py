@@ -1,55 +1,67 @@
 """Removes what restores have left on this host: devices that CRIU never moved, and records, Open vSwitch's too.
 
 A device is ours if a journal names it, it is in the group that only this project uses, and the criu of that journal has
-ended; never by its name alone. A port of Open vSwitch is ours if it has our mark.
+ended (`runs.Judge`); never by its name alone. A port of Open vSwitch is ours if it has our mark. Both only where they
+were made in this network namespace: what is in another one is not to be seen from here.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from criu_veth import netlink, ovs, program, wire
-from criu_veth.errors import OperationError, errno_text
+from criu_veth import netlink, ovs, runs, wire
+from criu_veth.errors import errno_text
+
+_ENODEV = 19
 
 
-def collect(runs: Iterable[int] | None = None) -> list[str]:
-    """Remove what is stale and say what it was.
+def collect(failed: Iterable[runs.Run] | None = None) -> tuple[list[str], list[str]]:
+    """Remove what is stale; return what it was, and why something that is ours could not be removed.
 
-    ``runs`` are the pids of restores that are known to have failed, rather than of those whose criu has ended.
-
-    Raises OperationError where something that is ours cannot be removed; its journal is kept.
+    ``failed`` are restores that are known to have failed, rather than those whose criu has ended. The journal of what
+    cannot be removed is kept. Several processes may be at it at the same time.
     """
     said: list[str] = []
     faults: list[str] = []
     rtnl = wire.Rtnl()
     try:
-        kernel = netlink.Kernel(rtnl)
-        for pid in program.stale_runs() if runs is None else runs:
-            failed = [fault for line in _journal(pid) if (fault := _remove(line, kernel, rtnl, said))]
-            faults += failed
-            if not failed:
-                program.end_run(pid)
+        for run, names in _left(failed, netlink.Kernel(rtnl)):
+            found = [fault for name in names if (fault := _remove(name, rtnl, said))]
+            faults += found
+            if not found:
+                run.end()
     finally:
         rtnl.close()
-    if faults:
-        raise OperationError(*faults)
-    return said
+    return said, faults
 
 
 def stale() -> list[str]:
     """Say what `collect` would remove."""
     rtnl = wire.Rtnl()
     try:
-        kernel = netlink.Kernel(rtnl)
-        names = [_ours(line, kernel) for pid in program.stale_runs() for line in _journal(pid)]
+        names = [name for _, found in _left(None, netlink.Kernel(rtnl)) for name in found]
     finally:
         rtnl.close()
-    return [f"{name}: left by a restore that died" for name in names if name is not None]
+    return [f"{name}: left by a restore that died" for name in names]
+
+
+def _left(failed: Iterable[runs.Run] | None, kernel: netlink.Kernel) -> Iterator[tuple[runs.Run, list[str]]]:
+    """Yield the restores that are over, with the devices of each that are here and ours.
+
+    One of another network namespace, or of an unknown one in which nothing of it is here, is left alone with its
+    journal.
+    """
+    judge = runs.Judge()
+    for run in runs.over(judge) if failed is None else failed:
+        netns = run.netns()
+        names = [name for name in run.made() if _is_ours(name, kernel)] if netns in (0, judge.netns) else []
+        if names or netns == judge.netns or not os.path.exists(run.journal):
+            yield run, names
 
 
 def stale_ports() -> list[str]:
-    """Return the ports of Open vSwitch that this project made and whose device is gone; none where there is no switch.
+    """Return the ports of Open vSwitch that were made from this network namespace and whose device is gone.
 
-    Raises OperationError.
+    None where there is no switch. Raises OperationError.
     """
     if not os.path.exists(ovs.socket_path()):
         return []
@@ -72,28 +84,17 @@ def collect_ports() -> list[str]:
     return names
 
 
-def _journal(pid: int) -> list[str]:
-    try:
-        with open(program.journal(pid)) as stream:
-            return stream.read().splitlines()
-    except FileNotFoundError:
-        return []
-
-
-def _remove(line: str, kernel: netlink.Kernel, rtnl: wire.Rtnl, said: list[str]) -> str | None:
-    """Remove what one line of a journal names, if it is there and ours; return why that failed."""
-    name = _ours(line, kernel)
-    if name is None:
-        return None
+def _remove(name: str, rtnl: wire.Rtnl, said: list[str]) -> str | None:
+    """Remove a device; return why that failed. One that somebody else has removed by now is as good."""
     (reply,) = rtnl.request([netlink.delete_link(name)])
+    if reply.errno == _ENODEV:
+        return None
     if reply.errno:
         return f"{name}: left by a restore that died, cannot be removed: {errno_text(reply.errno, reply.detail)}"
     said.append(f"{name}: removed, a restore that died had left it")
     return None
 
 
-def _ours(line: str, kernel: netlink.Kernel) -> str | None:
-    """Return the name of the device that one line of a journal names, if it is there and ours."""
-    what, _, name = line.partition(" ")
-    link = kernel.link(name) if what == "link" else None
-    return None if link is None or link.get("IFLA_GROUP") != wire.MARK_GROUP else name
+def _is_ours(name: str, kernel: netlink.Kernel) -> bool:
+    link = kernel.link(name)
+    return link is not None and link.get("IFLA_GROUP") == wire.MARK_GROUP

@@ -7,7 +7,7 @@ milliseconds; the slow path finds its packages by running `site` itself.
 import posix
 import sys
 
-from criu_veth import actions, errors, execute, paths, program, way, wire
+from criu_veth import actions, errors, execute, paths, program, runs, service, way, wire
 
 __all__ = ["main", "run"]
 
@@ -69,25 +69,52 @@ def run(call: actions.Call, environ: "dict[str, str]") -> None:
     """
     handler = _HANDLERS.get(call.action)
     if handler is not None:
-        if posix.geteuid() != 0:
+        service.find_images(call)
+        if call.lost_images:
+            say(f"{call.action}: notice: ", f"criu says {call.lost_images} for its images, and they are not found"
+                " among what it has open: nothing done")  # fmt: skip
+        elif posix.geteuid() == 0:
+            handler(call, environ)
+        elif _needs_root(call, environ):
             raise errors.InputError(f"must be run as root, not as uid {posix.geteuid()}")
-        handler(call, environ)
     elif not call.known:
         say("notice: ", f'unknown action "{call.action}", nothing done')
 
 
+def _needs_root(call: actions.Call, environ: "dict[str, str]") -> bool:
+    """Say whether an ordinary user's call has work: for that, the container has a network of its own, or is to."""
+    if call.action == actions.PRE_DUMP:
+        return not _is_in_this_netns(call.init_pid)
+    return _is_named(call, environ) or way.images_hold_devices(call.image_dir)
+
+
 def _pre_restore(call: actions.Call, environ: "dict[str, str]") -> None:
     _require_image_dir(call)
-    criu_pid = _criu_pid(call)
-    how = _find_way(call, environ)
+    run = runs.of(_criu_pid(call))
     _collect_garbage()
+    if not _is_named(call, environ) and way.images_share_netns(call.image_dir):
+        _begin(run, program.Program("", (), (), (), {}), ipv6=False)
+        return
+    how = _find_way(call, environ)
     ready = _ready_program(call, environ, how) or _prepare(call, environ, how)
     say("pre-restore: ", *ready.remarks)
-    program.start_run(criu_pid, ready, ipv6=_needs_ipv6(ready, call))
-    found = program.operations(criu_pid, actions.PRE_RESTORE)
+    _begin(run, ready, ipv6=_needs_ipv6(ready, call))
+    found = ready.operations(actions.PRE_RESTORE)
     if found is not None:
         forget_ports(*found)
-        program.finish(criu_pid, actions.PRE_RESTORE)
+        run.finish(actions.PRE_RESTORE)
+
+
+def _begin(run: runs.Run, ready: program.Program, *, ipv6: bool) -> None:
+    """Hand the program on to the later actions; where nothing can be written they make it again, each its own."""
+    try:
+        program.start_run(run, ready, ipv6=ipv6)
+    except runs.UnusableError as error:
+        if ready.sections:
+            say("pre-restore: warning: ", *(f"{fault}; each action makes its program anew" for fault in error.faults))
+    except errors.OperationError:
+        if ready.sections:
+            raise
 
 
 def _find_way(call: actions.Call, environ: "dict[str, str]") -> way.Way:
@@ -116,16 +143,25 @@ def _needs_ipv6(ready: program.Program, call: actions.Call) -> bool:
 
 
 def _collect_garbage() -> None:
-    """Remove what restores that died have left on this host."""
-    if any(paths.exists(program.journal(pid)) for pid in program.stale_runs()):
-        _with_site_packages()
-        from criu_veth import garbage  # noqa: PLC0415 - only after a restore that died
+    """Remove what restores that died have left on this host. No fault of theirs is one of this restore."""
+    try:
+        judge = runs.Judge()
+        if runs.forget(runs.over(judge, everyone=False), judge):
+            _with_site_packages()
+            from criu_veth import garbage  # noqa: PLC0415 - only after a restore that died
 
-        say("pre-restore: ", *garbage.collect())
+            said, faults = garbage.collect()
+            say("pre-restore: ", *said)
+            say("pre-restore: warning: ", *faults)
+    except (errors.CriuVethError, OSError) as error:
+        say("pre-restore: warning: ", f"cannot look for what restores that died have left: {error}")
 
 
 def _pre_dump(call: actions.Call, environ: "dict[str, str]") -> None:
     _require_image_dir(call)
+    if not paths.exists(f"/proc/{call.init_pid}"):
+        say("pre-dump: notice: ", f"there is no process {call.init_pid}: nothing captured")
+        return
     _with_site_packages()
     from criu_veth import dump, silence  # noqa: PLC0415 - the slow path
 
@@ -136,7 +172,10 @@ def _pre_dump(call: actions.Call, environ: "dict[str, str]") -> None:
 
 def _ready_program(call: actions.Call, environ: "dict[str, str]", how: way.Way) -> program.Program | None:
     sources = paths.Sources(environ, call.image_dir)
-    found = program.find(sources, posix.uname().nodename, how)
+    try:
+        found = program.find(sources, posix.uname().nodename, how)
+    except errors.OperationError:
+        return None  # made anew, and said when it is to be handed on
     if found is None:
         return None
     namespaces = wire.Namespaces(None)
@@ -146,11 +185,11 @@ def _ready_program(call: actions.Call, environ: "dict[str, str]", how: way.Way) 
         namespaces.close()
 
 
-def _prepare(call: actions.Call, environ: "dict[str, str]", how: way.Way) -> program.Program:
+def _prepare(call: actions.Call, environ: "dict[str, str]", how: way.Way, *, begun: bool = False) -> program.Program:
     _with_site_packages()
     from criu_veth import prepare  # noqa: PLC0415 - the slow path
 
-    return prepare.prepare(environ, call.image_dir, how, call.init_pid)
+    return prepare.prepare(environ, call.image_dir, how, call.init_pid, begun=begun)
 
 
 def _with_site_packages() -> None:
@@ -162,11 +201,14 @@ def _with_site_packages() -> None:
 
 def _verify(call: actions.Call, _: "dict[str, str]") -> None:
     """Compare the running container with what was asked for; CRIU closes the image directory before this action."""
-    found = program.operations(_criu_pid(call), call.action)
+    run = runs.of(_criu_pid(call))
+    found = program.operations(run, call.action)
     if found is None:
+        if run.exists() and not run.is_done(call.action):
+            say("post-resume: warning: ", f"cannot verify: {run.path}/{call.action} is not there or damaged")
         return
     ((_, wanted, captured),) = found[1]
-    program.finish(_criu_pid(call), call.action)
+    run.finish(call.action)
     _with_site_packages()
     from criu_veth import afterwards  # noqa: PLC0415 - the slow path, with nobody waiting
 
@@ -175,38 +217,42 @@ def _verify(call: actions.Call, _: "dict[str, str]") -> None:
 
 def _stage(call: actions.Call, environ: "dict[str, str]") -> None:
     _require_image_dir(call)
-    if _shares_host_network(call, environ):
+    run = runs.of(_criu_pid(call))
+    if run.is_done(call.action):
+        return
+    if not _is_named(call, environ) and _is_in_this_netns(call.init_pid):
         say(f"{call.action}: notice: ", f"process {call.init_pid} is in the host's network namespace: nothing to do")
         return
-    criu_pid = _criu_pid(call)
-    if not program.has_run(criu_pid):  # pre-restore was not seen
-        _pre_restore(call, environ)
-    found = program.operations(criu_pid, call.action)
+    found = _work(run, call, environ)
     if found is None:
         return
-    slots, operations = found
-    netns = container_netns(call.init_pid)
-    namespaces = wire.Namespaces(netns)
+    namespaces = wire.Namespaces(container_netns(call.init_pid))
     try:
-        executor = _execute(call, environ, namespaces, slots, operations)
+        executor = _execute(run, call, environ, namespaces, *found)
     finally:
         namespaces.close()
     say(call.action + ": notice: ", *executor.notices)
     say(call.action + ": ", *executor.done)
-    program.adopt(criu_pid, executor.adopted)
-    program.finish(criu_pid, call.action)
+    _remember(run, call, executor.adopted)
     if executor.after is not None:
-        executor.after()
+        try:
+            executor.after()
+        except OSError as error:
+            say(f"{call.action}: warning: ", f"the container is not announced: {errors.errno_text(error.errno or 0)}")
 
 
 def _execute(
-    call: actions.Call, environ: "dict[str, str]", namespaces: wire.Namespaces, slots: int, operations: "program.Tuple"
+    run: runs.Run,
+    call: actions.Call,
+    environ: "dict[str, str]",
+    namespaces: wire.Namespaces,
+    slots: int,
+    operations: "program.Tuple",
 ) -> execute.Executor:
     """Run one action's operations; what no longer fits this host is judged in the words of pre-restore."""
-    criu_pid = _criu_pid(call)
 
     def executor(*, judged: bool = False) -> execute.Executor:
-        present, journal = program.adopted(criu_pid), program.journal(criu_pid)
+        present, journal = run.adopted(), run.journal
         return execute.Executor(namespaces, slots, call.init_pid, present=present, journal=journal, judged=judged)
 
     first = executor()
@@ -223,15 +269,50 @@ def _execute(
     return first
 
 
-def _shares_host_network(call: actions.Call, environ: "dict[str, str]") -> bool:
-    """Say whether the container has no network of its own, and nobody said for this very restore that it has."""
-    if environ.get(paths.CONFIG_VARIABLE) or paths.exists(f"{call.image_dir}/{paths.CONFIG_IN_IMAGES}"):
-        return False
+def _remember(run: runs.Run, call: actions.Call, adopted: "frozenset[bytes]") -> None:
     try:
-        inner, own = posix.stat(f"/proc/{call.init_pid}/ns/net"), posix.stat("/proc/self/ns/net")
-    except OSError:
-        return False  # said below
-    return (inner.st_dev, inner.st_ino) == (own.st_dev, own.st_ino)
+        run.adopt(adopted)
+    except errors.OperationError as error:
+        say(f"{call.action}: warning: ", *error.faults)
+    run.finish(call.action)
+
+
+def _work(run: runs.Run, call: actions.Call, environ: "dict[str, str]") -> "tuple[int, program.Tuple] | None":
+    """Return what this action has to do; where pre-restore's word for it is lost, find out once more."""
+    begun = run.exists()
+    if not begun and call.action == actions.SETUP_NAMESPACES and _can_begin():  # pre-restore was not seen
+        _pre_restore(call, environ)
+        if run.is_done(call.action):
+            return None
+    found = program.operations(run, call.action)
+    if found is not None:
+        return found
+    if begun:
+        fault = f"{run.path}/{call.action} is not there, damaged or of another version: made anew"
+        say(f"{call.action}: warning: ", fault)
+    how = _find_way(call, environ)
+    made = _prepare(call, environ, how, begun=True)
+    if call.action == actions.POST_SETUP_NAMESPACES and not _needs_ipv6(made, call):
+        return None
+    return made.operations(call.action)
+
+
+def _can_begin() -> bool:
+    try:
+        return runs.secure(make=True)
+    except runs.UnusableError:
+        return False
+
+
+def _is_named(call: actions.Call, environ: "dict[str, str]") -> bool:
+    """Say whether somebody has said for this very restore that the container has a network of its own."""
+    return bool(environ.get(paths.CONFIG_VARIABLE)) or paths.exists(f"{call.image_dir}/{paths.CONFIG_IN_IMAGES}")
+
+
+def _is_in_this_netns(pid: int | None) -> bool:
+    """Say whether a process certainly is in this network namespace."""
+    own = runs.inode("/proc/self/ns/net")
+    return own != 0 and runs.inode(f"/proc/{pid}/ns/net") == own
 
 
 def _require_image_dir(call: actions.Call) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from criu_veth import actions, afterwards, dump, execute, garbage, hook, paths, prepare, program, silence, wire
-from criu_veth.errors import InputError
+from criu_veth import actions, afterwards, dump, execute, garbage, hook, paths, prepare, runs, silence, wire
+from criu_veth.errors import InputError, OperationError
 from criu_veth.way import Way, images_have_external_netns, images_hold_devices
 
 __all__ = ["Notifier", "external"]
@@ -66,8 +66,12 @@ class Notifier:
         """
         if self._has_journal:
             self._has_journal = False
-            self.said += garbage.collect([os.getpid()])
-            program.end_run(os.getpid())
+            run = runs.of(os.getpid())
+            said, faults = garbage.collect([run])
+            self.said += said
+            if faults:
+                raise OperationError(*faults)
+            run.end()
 
     def notify(self, action: str, pid: int | None, images: StrPath) -> None:
         """Do what is to be done at the ``action`` (CRIU's name for it, as in ``notify.script``).
@@ -96,7 +100,8 @@ class Notifier:
 
     def _pre_restore(self, image_dir: str) -> None:
         self.close()
-        self.said += garbage.collect()
+        said, faults = garbage.collect()
+        self.said += [*said, *(f"{actions.PRE_RESTORE}: warning: {fault}" for fault in faults)]
         way = Way(told=bool(self._options), devices=images_hold_devices(image_dir))
         way.read_options([word for value in self._options for word in ("--external", value)])
         way.adopt = way.adopt or images_have_external_netns(image_dir)
@@ -110,8 +115,15 @@ class Notifier:
         slots, operations = self._pending.pop(actions.PRE_RESTORE, (0, ()))
         hook.forget_ports(slots, operations)
         if way.ready:
-            program.begin_run(os.getpid())
-            self._has_journal = True
+            self._begin()
+
+    def _begin(self) -> None:
+        """Have a journal for what CRIU is to move; without one the restore goes on all the same."""
+        self._has_journal = True
+        try:
+            runs.of(os.getpid()).begin()
+        except runs.UnusableError as error:
+            self.said += [f"{actions.PRE_RESTORE}: warning: {fault}" for fault in error.faults]
 
     def _stage(self, action: str) -> None:
         slots, operations = (self._pending or {}).pop(action, (0, ()))
@@ -124,7 +136,7 @@ class Notifier:
             return
         namespaces = wire.Namespaces(hook.container_netns(self._first_process(action)))
         try:
-            journal = program.journal(os.getpid()) if self._has_journal else None
+            journal = runs.of(os.getpid()).journal if self._has_journal else None
             executor = self._run(namespaces, slots, operations, journal)
         finally:
             namespaces.close()
@@ -132,7 +144,7 @@ class Notifier:
         self.said += [f"{action}: {text}" for text in executor.done]
         self._present |= executor.adopted
         if action == actions.POST_RESTORE and self._has_journal:  # criu has moved what was made for it
-            program.end_run(os.getpid())
+            runs.of(os.getpid()).end()
             self._has_journal = False
         if executor.after is not None:
             _in_a_child(executor.after)

@@ -23,6 +23,8 @@ _UNDO_TIMEOUT = 2
 
 #: Key of a port's external_ids that says that this project made it; the value is the inner end's name.
 MARK = "criu-veth"
+#: The key beside it, whose value is the inode of the network namespace that it was made from: a database may be shared.
+MARK_NETNS = "criu-veth-netns"
 
 PROGRAM = "ovs-vsctl"
 _DIRECTORIES = "/usr/bin:/usr/sbin:/usr/local/bin:/usr/local/sbin"
@@ -162,7 +164,8 @@ def captured(ifname: str, found: Port) -> tuple[Ovs | None, list[str]]:
     columns += [(name, found.interface.get(column)) for name, column in _INTERFACE_COLUMNS.items()]
     for name, value in columns:
         if name in OVS_MAPS:
-            values[name] = {key: text for key, text in (value or {}).items() if (name, key) != ("external_ids", MARK)}
+            own = (MARK, MARK_NETNS) if name == "external_ids" else ()
+            values[name] = {key: text for key, text in (value or {}).items() if key not in own}
         elif name in {"trunks", "cvlans"}:
             values[name] = _several(value)
         elif value is not None and value != ():
@@ -191,7 +194,7 @@ def attach_words(ifname: str, ovs: Ovs, mark: str) -> tuple[str, ...]:
     """Return the commands that make ``ifname`` a port, whatever record there is of one; ``mark`` goes with it."""
     port = {name: getattr(ovs, name) for name in _PORT_COLUMNS}
     interface = {column: getattr(ovs, name) for name, column in _INTERFACE_COLUMNS.items()}
-    port["external_ids"] = {**port["external_ids"], MARK: mark}
+    port["external_ids"] = {**port["external_ids"], MARK: mark, MARK_NETNS: _netns()}
     of_interface = tuple(_assignments(interface))
     set_interface = ("--", "set", "Interface", ifname, *of_interface) if of_interface else ()
     return (*detach_words(ifname), "--", "add-port", ovs.bridge, ifname, *_assignments(port), *set_interface)
@@ -202,13 +205,25 @@ def detach_words(ifname: str) -> tuple[str, ...]:
     return ("--", "--if-exists", "del-port", ifname)
 
 
-def marked_ports() -> list[str]:
-    """Return the names of the ports that this project made.
+def _netns() -> str:
+    return str(os.stat("/proc/self/ns/net").st_ino)
 
+
+def marked_ports() -> list[str]:
+    """Return the names of the ports that this project made from this network namespace.
+
+    Of one that does not say from which, by an older version, the switch says that it has lost the device.
     Raises OperationError.
     """
-    (said,) = _ask(("--columns=name,external_ids", "list", "Port"))
-    return sorted(row["name"] for row in _rows(said) if MARK in row["external_ids"])
+    ports, interfaces = _ask(
+        ("--columns=name,external_ids", "list", "Port"), ("--columns=name,ofport", "list", "Interface")
+    )
+    lost = {row["name"] for row in _rows(interfaces) if row["ofport"] == -1}
+    marks = {row["name"]: row["external_ids"] for row in _rows(ports) if MARK in row["external_ids"]}
+    own = _netns()
+    return sorted(
+        name for name, ids in marks.items() if ids.get(MARK_NETNS) == own or (MARK_NETNS not in ids and name in lost)
+    )
 
 
 def remove(names: Iterable[str]) -> None:

@@ -16,6 +16,9 @@ MATCH_DIR = "/etc/criu/criu-veth.d"
 CONFIG_IN_IMAGES = "criu-veth.toml"
 STATE_NAME = "criu-veth.json"
 
+#: Files of /proc have no size.
+_PROC_SIZE = 4096
+
 
 def config_candidates(environ: "dict[str, str]", image_dir: str | None) -> "list[str]":
     """Return the paths at which a mapping file is looked for, in order; the first that exists is used.
@@ -36,6 +39,45 @@ def exists(path: str) -> bool:
     except OSError:
         return True  # whatever it is, it is not absent; opening it will say why
     return True
+
+
+def read(path: str) -> bytes | None:
+    """Return what a file holds, or None if it is not there or cannot be read; a link is not followed."""
+    try:
+        descriptor = posix.open(path, posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        data = posix.read(descriptor, posix.fstat(descriptor).st_size or _PROC_SIZE)
+        while more := posix.read(descriptor, 65536):
+            data += more
+    except OSError:
+        return None
+    finally:
+        posix.close(descriptor)
+    return data
+
+
+def write(path: str, data: bytes) -> None:
+    """Write a file that is not there yet.
+
+    Raises OSError.
+    """
+    descriptor = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[posix.write(descriptor, view) :]
+    finally:
+        posix.close(descriptor)
+
+
+def unlink(path: str) -> None:
+    """Remove a file, if it is there and can be removed."""
+    try:
+        posix.unlink(path)
+    except OSError:
+        pass
 
 
 def match_files() -> "list[str]":

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -98,16 +99,25 @@ def preflight_here(veths: tuple[Veth, ...], *, ahead: bool = False, decided: boo
 
 
 def prepare(
-    environ: Mapping[str, str], image_dir: str | None, way: Way = _MADE_BY_CRIU, pid: int | None = None
+    environ: Mapping[str, str],
+    image_dir: str | None,
+    way: Way = _MADE_BY_CRIU,
+    pid: int | None = None,
+    *,
+    begun: bool = False,
 ) -> program.Program:
-    """Make the program for this host, preflight it, save it.
+    """Make the program for this host, preflight it, keep it where that can be.
 
-    ``pid`` is the container's first process, where there is one already.
+    ``pid`` is the container's first process, where there is one already. A restore that has ``begun`` may hold itself
+    what preflight asks for.
     Raises InputError for the files, OperationError for what this host cannot do.
     """
     inputs = read(environ, image_dir, of_process(pid) if pid else None)
-    veths, found = possible(inputs, way)
-    return save(veths, inputs, found, way)
+    veths, found = possible(inputs, way, ahead=begun)
+    made = make(veths, inputs, found, way)
+    with suppress(OperationError):  # this restore's own files say so if they cannot be written either
+        program.save(made)
+    return made
 
 
 def judge(
@@ -125,13 +135,13 @@ def judge(
         raise OperationError(*found.faults)
 
 
-def possible(inputs: Inputs, way: Way) -> tuple[tuple[Veth, ...], preflight.Findings]:
-    """Return the desired ends, and what preflight found of this host.
+def possible(inputs: Inputs, way: Way, *, ahead: bool = False) -> tuple[tuple[Veth, ...], preflight.Findings]:
+    """Return the desired ends, and what preflight found of this host; ``ahead`` as for `preflight_here`.
 
     Raises InputError, or OperationError with all that this host cannot do.
     """
     veths = desired(inputs, way)
-    found = preflight_here(veths)
+    found = preflight_here(veths, ahead=ahead)
     if found.faults:
         raise OperationError(*found.faults)
     return veths, found
@@ -164,28 +174,33 @@ def save(
 
     Raises OperationError.
     """
+    made = make(veths, inputs, found, way)
+    program.save(made)
+    return made
+
+
+def make(
+    veths: tuple[Veth, ...], inputs: Inputs, found: preflight.Findings, way: Way = _MADE_BY_CRIU
+) -> program.Program:
+    """Assemble the program.
+
+    Raises OperationError.
+    """
     entries = inputs.config.veths if inputs.config else ()
     uses = " ".join(text for entry in entries for text in (entry.outer, entry.alias) if text)
     sources = inputs.sources
     image = program.image_name(sources.image_dir) if "{image}" in uses else None
+    hostname = os.uname().nodename if "{hostname}" in uses or sources.matchable else None
     key = way.names_key if any(veth.overruled for veth in veths) else way.key
-    result = program.Program(
+    made = program.Program(
         name=program.name_of(sources, image, key),
-        inputs=(
-            inputs.files,
-            os.uname().nodename if "{hostname}" in uses or sources.matchable else None,
-            image,
-            key,
-            _names(veths, inputs.config),
-            program.origin_of(sources),
-        ),
+        inputs=program.inputs_of(sources, inputs.files, hostname, image, key, _names(veths, inputs.config)),
         checks=assemble.checks(without_doubles(veths, found), found.bridges, again=not found.doubles),
         remarks=remarks(veths, inputs, found, way),
         sections={},
     )
-    program.prune()
-    program.save(result, *operations(veths, inputs, found, way))
-    return result
+    made.data = program.encode(made, *operations(veths, inputs, found, way))
+    return made
 
 
 def _names(veths: tuple[Veth, ...], mapping: config.Config | None) -> tuple[tuple[str, str | None, str | None], ...]:

@@ -1,31 +1,33 @@
 """The program's file: a plan made ready to run, and how it is found, checked and handed from action to action.
 
-A program lives in ``/run/criu-veth/programs`` under a name made from what it was made from. At pre-restore it is
-linked into
-``/run/criu-veth/runs/CRIU_PID`` once for each action that has operations: the shell part of the hook looks for that
-link, and an action without one exits there. The directories are root's and nobody else can enter them, so the data is
-trusted and `marshal` can read it, which takes no import and the least time of all.
+A program lives in ``/run/criu-veth/programs`` under a name made from what it was made from. At pre-restore each later
+action that has operations gets a file of its own in the restore's directory (`runs`). The directories are root's and
+nobody else can enter them, so the data is trusted and `marshal` can read it, which takes no import and the least time
+of all. It may still be damaged, or another version's: then there is no program, and it is made anew.
 
-File: `MAGIC`, the header's length as eight digits in hexadecimal, the header and one section an action, each
-marshalled. The header is (inputs, checks, remarks, sections), where sections gives each action's (offset, length,
-number of slots, whether it is only for IPv6 addresses).
+File: `MAGIC`, the checksum of the rest and the header's length as eight digits in hexadecimal each, the header and one
+section an action, each marshalled. The header is (inputs, checks, remarks, sections), where sections gives each
+action's (offset, length, number of slots, whether it is only for IPv6 addresses).
 """
 
 import marshal  # only what this user's own, private directory holds
 import posix
 import sys
 
-from criu_veth import __version__, paths
-from criu_veth.actions import POST_RESTORE
-from criu_veth.errors import OperationError
+from criu_veth import __version__, paths, runs
+from criu_veth.actions import RESTORE_STAGES
 from criu_veth.way import EXTERNAL, Way
 
 #: To be raised with every change of what the operations of `execute` hold, or of the header.
-FORMAT = 3
+FORMAT = 4
 MAGIC = f"criu-veth program {FORMAT} {__version__} {sys.implementation.cache_tag}\n".encode()
 
-#: Names in a run's directory, beside those of actions.
-OWNER, ADOPTED, JOURNAL = "owner", "adopted", "journal"
+#: So many programs are kept, and so many bytes of them; the oldest go first. One that is gone is made anew.
+MOST, MOST_BYTES = 256, 16 << 20
+#: What is being written has a name with this before it; after so many seconds its writer has died.
+_UNFINISHED, _PATIENCE = ".", 60
+#: The largest prime below 2 ** 30: so small that Python divides by it in one pass.
+_PRIME = (1 << 30) - 35
 _LONG = 64
 
 #: Signature of a file: device, inode, size, mtime, ctime (both in ns), owner, mode. None: there is no such file.
@@ -39,9 +41,9 @@ if TYPE_CHECKING:  # `typing` itself would take 10 ms
 
 
 class Program:
-    """A program that was read or has been made: the header's parts, and the operations of each action."""
+    """A program that was read or has been made: the header's parts, and in ``data`` the whole file."""
 
-    __slots__ = ("checks", "inputs", "name", "remarks", "sections")
+    __slots__ = ("checks", "data", "inputs", "name", "remarks", "sections")
 
     def __init__(
         self, name: str, inputs: "Tuple", checks: "Tuple", remarks: "Tuple", sections: "dict[str, Tuple]"
@@ -51,6 +53,21 @@ class Program:
         self.checks = checks
         self.remarks = remarks
         self.sections = sections
+        self.data = b""
+
+    def operations(self, action: str) -> "tuple[int, Tuple] | None":
+        """Return (number of slots, operations) of an action, or None where it has none."""
+        if action not in self.sections:
+            return None
+        offset, length, slots, _ = self.sections[action]
+        start = _header_end(self.data) + offset
+        return slots, marshal.loads(self.data[start : start + length])  # noqa: S302
+
+    def part(self, action: str) -> bytes:
+        """Return the file of a program of this action alone."""
+        offset, length, *rest = self.sections[action]
+        start = _header_end(self.data) + offset
+        return _file(((), (), (), {action: (0, length, *rest)}), self.data[start : start + length])
 
 
 def signature(path: str) -> Signature:
@@ -125,28 +142,6 @@ def origin_of(sources: paths.Sources) -> str | None:
     return real_image_dir(sources.image_dir) if sources.own else sources.config
 
 
-def secure_run_dir(*, make: bool) -> bool:
-    """Make sure that ``/run/criu-veth`` is a directory of ours that nobody else can enter; say whether it is there.
-
-    Raises OperationError.
-    """
-    for path in (paths.RUN_DIR, paths.PROGRAMS, paths.RUNS):
-        try:
-            if make:
-                try:
-                    posix.mkdir(path, 0o700)
-                except FileExistsError:
-                    pass
-            info = posix.lstat(path)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise OperationError(f"cannot use {path}: {error.strerror}") from None
-        if info.st_mode & 0o170077 != 0o040000 or info.st_uid != posix.geteuid():
-            raise OperationError(f"cannot trust {path}: it must be a directory of this user with mode 0700; remove it")
-    return True
-
-
 def encode(
     program: Program, operations: "dict[str, tuple[int, Tuple]]", only_ipv6: "frozenset[str]" = frozenset()
 ) -> bytes:
@@ -161,238 +156,139 @@ def encode(
         offset += len(body)
         bodies.append(body)
     program.sections = sections
-    header = marshal.dumps((program.inputs, program.checks, program.remarks, sections))
-    return MAGIC + b"%08x" % len(header) + header + b"".join(bodies)
+    return _file((program.inputs, program.checks, program.remarks, sections), b"".join(bodies))
 
 
-def save(
-    program: Program, operations: "dict[str, tuple[int, Tuple]]", only_ipv6: "frozenset[str]" = frozenset()
-) -> None:
-    """Write the program's file, whole or not at all; parameters as those of `encode`.
+def _file(header: "Tuple", bodies: bytes) -> bytes:
+    packed = marshal.dumps(header)
+    rest = b"%08x" % len(packed) + packed + bodies
+    return MAGIC + b"%08x" % _sum(rest) + rest
 
-    Raises OperationError.
+
+def _sum(data: bytes) -> int:
+    return int.from_bytes(data, "little") % _PRIME
+
+
+def decode(data: bytes | None, name: str = "") -> Program | None:
+    """Return the program whose file this is; None if it is damaged, of another version, or not there."""
+    start = len(MAGIC)
+    if data is None or not data.startswith(MAGIC) or data[start : start + 8] != b"%08x" % _sum(data[start + 8 :]):
+        return None
+    program = Program(name, *marshal.loads(data[start + 16 : _header_end(data)]))  # noqa: S302 - as it was written
+    program.data = data
+    return program
+
+
+def save(program: Program) -> None:
+    """Write the program's file, whole or not at all, and let the oldest go where there are too many.
+
+    Raises OperationError, see `runs.secure`.
     """
-    secure_run_dir(make=True)
-    path = f"{paths.PROGRAMS}/{program.name}"
-    temporary = f"{path}.{posix.getpid()}"
-    data = encode(program, operations, only_ipv6)
+    runs.secure(make=True)
+    path, temporary = (f"{paths.PROGRAMS}/{before}{program.name}" for before in ("", f"{_UNFINISHED}{posix.getpid()}-"))
+    paths.unlink(temporary)
     try:
-        descriptor = posix.open(temporary, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_NOFOLLOW, 0o600)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[posix.write(descriptor, view) :]
-        finally:
-            posix.close(descriptor)
+        paths.write(temporary, program.data)
         posix.rename(temporary, path)
     except OSError as error:
-        _unlink(temporary)
-        raise OperationError(f"cannot write {path}: {error.strerror}") from None
+        paths.unlink(temporary)
+        raise runs.UnusableError(f"cannot write {path}: {error.strerror}") from None
+    _limit(program.name)
 
 
-def _read(path: str) -> bytes | None:
+def _limit(newest: str) -> None:
+    """Let the oldest programs go where there are too many or too large ones, and what its writer has left unfinished.
+
+    None is read for that: what a dump costs does not hang on how many are kept.
+    """
+    found = []
     try:
-        descriptor = posix.open(path, posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        size = posix.fstat(descriptor).st_size
-        data = posix.read(descriptor, size)
-        while len(data) < size:
-            more = posix.read(descriptor, size - len(data))
-            if not more:
-                return None
-            data += more
-        return data
-    finally:
-        posix.close(descriptor)
+        with_times = [(name, posix.lstat(f"{paths.PROGRAMS}/{name}")) for name in posix.listdir(paths.PROGRAMS)]
+    except OSError:
+        return  # somebody else is at it
+    now = max(info.st_mtime for _, info in with_times)
+    for name, info in with_times:
+        if not name.startswith(_UNFINISHED):
+            found.append((name != newest, -info.st_mtime_ns, info.st_size, name))
+        elif info.st_mtime < now - _PATIENCE:
+            paths.unlink(f"{paths.PROGRAMS}/{name}")
+    size = 0
+    for number, (other, _, length, name) in enumerate(sorted(found)):
+        size += length
+        if other and (number >= MOST or size > MOST_BYTES):
+            paths.unlink(f"{paths.PROGRAMS}/{name}")
 
 
 def _header_end(data: bytes) -> int:
-    start = len(MAGIC) + 8
-    return start + int(data[len(MAGIC) : start], 16)
+    start = len(MAGIC) + 16
+    return start + int(data[start - 8 : start], 16)
 
 
 def find(sources: paths.Sources, hostname: str, how: Way) -> Program | None:
-    """Return the program of these sources if there is one and nothing that it was made from has changed."""
-    if not secure_run_dir(make=False):
+    """Return the program of these sources if there is one and nothing that it was made from has changed.
+
+    Raises OperationError, see `runs.secure`.
+    """
+    if not runs.secure(make=False):
         return None
     files = files_of(sources)
     images = (None, image_name(sources.image_dir))
     for key, image in [(key, image) for key in dict.fromkeys((how.key, how.names_key)) for image in images]:
         name = name_of(sources, image, key)
-        data = _read(f"{paths.PROGRAMS}/{name}")
-        if data is None or not data.startswith(MAGIC):
+        found = decode(paths.read(f"{paths.PROGRAMS}/{name}"), name)
+        if found is None:
             continue
-        inputs, checks, remarks, sections = marshal.loads(data[len(MAGIC) + 8 : _header_end(data)])  # noqa: S302
-        wanted = (files, None if inputs[1] is None else hostname, image, key, inputs[4], origin_of(sources))
-        if inputs == wanted and how.agrees(inputs[4]):
-            return Program(name, inputs, checks, remarks, sections)
+        names = found.inputs[4]
+        wanted = inputs_of(sources, files, None if found.inputs[1] is None else hostname, image, key, names)
+        if found.inputs == wanted and how.agrees(names):
+            return found
     return None
 
 
-def run_dir(criu_pid: int) -> str:
-    """Return the directory of the restore that the criu with this pid is doing."""
-    return f"{paths.RUNS}/{criu_pid}"
+def inputs_of(
+    sources: paths.Sources, files: Files, hostname: str | None, image: str | None, way_key: str, names: "Tuple"
+) -> "Tuple":
+    """Return what a program is made from. The network namespace is in what is told to Open vSwitch."""
+    return (files, hostname, image, way_key, names, runs.inode("/proc/self/ns/net"), origin_of(sources))
 
 
-def start_run(criu_pid: int, program: Program, *, ipv6: bool = True) -> None:
-    """Link ``program`` for the later actions of this restore; whatever an earlier criu of the same pid left is dropped.
+def start_run(run: runs.Run, program: Program, *, ipv6: bool = True) -> None:
+    """Write down for the later actions of this restore what they have to do, and which have nothing.
 
-    Without ``ipv6``, actions that are only for IPv6 addresses are left out.
+    Without ``ipv6``, actions that are only for IPv6 addresses have nothing to do.
 
-    Raises OperationError.
+    Raises OperationError, see `runs.secure`.
     """
-    begin_run(criu_pid)
-    path = run_dir(criu_pid)
-    try:
-        for action, section in program.sections.items():
-            if section[3] and not ipv6:
-                continue
-            posix.link(f"{paths.PROGRAMS}/{program.name}", f"{path}/{action}")
-    except OSError as error:
-        raise OperationError(f"cannot write {path}: {error.strerror}") from None
+    run.begin()
+    for action in RESTORE_STAGES:
+        section = program.sections.get(action)
+        if section is None or (section[3] and not ipv6):
+            run.finish(action)
+        else:
+            run.write(action, program.part(action))
 
 
-def begin_run(criu_pid: int) -> None:
-    """Make the directory of this restore; whatever an earlier criu of the same pid left is dropped.
+def operations(run: runs.Run, action: str) -> "tuple[int, Tuple] | None":
+    """Return (number of slots, operations) of one action of this restore, or None if its program cannot be used.
 
-    Raises OperationError.
+    Raises OperationError, see `runs.secure`.
     """
-    secure_run_dir(make=True)
-    end_run(criu_pid)
-    _forget_the_dead()
-    path = run_dir(criu_pid)
-    try:
-        posix.mkdir(path, 0o700)
-        _write(f"{path}/{OWNER}", start_time(criu_pid))
-    except OSError as error:
-        raise OperationError(f"cannot write {path}: {error.strerror}") from None
-
-
-def start_time(pid: int) -> str:
-    """Return when a process was started, in ticks since boot; empty if there is no such process."""
-    try:
-        data = _read_all(f"/proc/{pid}/stat")
-    except OSError:
-        return ""
-    return data.rpartition(b")")[2].split()[19].decode()
-
-
-def _read_all(path: str) -> bytes:
-    descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-    try:
-        return posix.read(descriptor, 4096)
-    finally:
-        posix.close(descriptor)
-
-
-def _write(path: str, text: str) -> None:
-    descriptor = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW, 0o600)
-    try:
-        posix.write(descriptor, text.encode("utf-8", "surrogateescape"))
-    finally:
-        posix.close(descriptor)
-
-
-def adopt(criu_pid: int, names: "frozenset[bytes]") -> None:
-    """Remember, for the later actions of this restore, which inner ends somebody else made."""
-    if names:
-        _write(f"{run_dir(criu_pid)}/{ADOPTED}", b"".join(sorted(names)).decode("utf-8", "surrogateescape"))
-
-
-def adopted(criu_pid: int) -> "frozenset[bytes]":
-    """Return the names that `adopt` remembered, each with its NUL."""
-    data = _read(f"{run_dir(criu_pid)}/{ADOPTED}") or b""
-    return frozenset(name + b"\0" for name in data.split(b"\0") if name)
-
-
-def journal(criu_pid: int) -> str:
-    """Return the path of the restore's journal."""
-    return f"{run_dir(criu_pid)}/{JOURNAL}"
-
-
-def stale_runs() -> "list[int]":
-    """Return the pids of the restores whose criu has ended."""
-    try:
-        names = posix.listdir(paths.RUNS)
-    except FileNotFoundError:
-        return []
-    return [int(name) for name in names if name.isdecimal() and not _is_running(int(name))]
-
-
-def _is_running(criu_pid: int) -> bool:
-    started = start_time(criu_pid)
-    owner = (_read(f"{run_dir(criu_pid)}/{OWNER}") or b"").decode()
-    return bool(started) and owner in ("", started)
-
-
-def has_run(criu_pid: int) -> bool:
-    """Say whether pre-restore was seen for this restore."""
-    return paths.exists(run_dir(criu_pid))
-
-
-def operations(criu_pid: int, action: str) -> "tuple[int, Tuple] | None":
-    """Return (number of slots, operations) of one action of this restore, or None where it has none."""
-    if not secure_run_dir(make=False):
-        return None
-    data = _read(f"{run_dir(criu_pid)}/{action}")
-    if data is None or not data.startswith(MAGIC):
-        return None
-    end = _header_end(data)
-    sections = marshal.loads(data[len(MAGIC) + 8 : end])[3]  # noqa: S302
-    offset, length, slots, _ = sections[action]
-    return slots, marshal.loads(data[end + offset : end + offset + length])  # noqa: S302
+    found = decode(run.read(action))
+    return None if found is None else found.operations(action)
 
 
 def prune(*, dry_run: bool = False) -> "list[str]":
-    """Remove the programs whose images or mapping file are gone, unless ``dry_run``; return their names."""
+    """Remove the programs that cannot be used, and those whose images or mapping file are gone, unless ``dry_run``.
+
+    Return their names. Raises OperationError, see `runs.secure`.
+    """
     removed = []
-    for name in posix.listdir(paths.PROGRAMS) if secure_run_dir(make=False) else ():
-        path = f"{paths.PROGRAMS}/{name}"
-        data = _read(path) or b""
-        if data.startswith(MAGIC):
-            origin = marshal.loads(data[len(MAGIC) + 8 : _header_end(data)])[0][-1]  # noqa: S302
-            stale = origin is not None and not paths.exists(origin)
-        else:  # another version's, or a part of one that died while it was written
-            stale = not name.rpartition(".")[2].isdecimal() or not paths.exists(f"/proc/{name.rpartition('.')[2]}")
-        if stale:
+    for name in sorted(posix.listdir(paths.PROGRAMS)) if runs.secure(make=False) else ():
+        if name.startswith(_UNFINISHED):
+            continue
+        found = decode(paths.read(f"{paths.PROGRAMS}/{name}"))
+        if found is None or (found.inputs[-1] is not None and not paths.exists(found.inputs[-1])):
             if not dry_run:
-                _unlink(path)
+                paths.unlink(f"{paths.PROGRAMS}/{name}")
             removed.append(name)
     return removed
-
-
-def finish(criu_pid: int, action: str) -> None:
-    """Leave nothing to do for an action, should it be called again: CRIU 4.1.1 may run a runtime's script twice."""
-    _unlink(f"{run_dir(criu_pid)}/{action}")
-    if action == POST_RESTORE:  # what was made for CRIU to move has been moved
-        _unlink(journal(criu_pid))
-
-
-def _forget_the_dead() -> None:
-    """Drop what is left of restores whose criu has ended: nobody says when a restore is over.
-
-    A journal is kept: what it names has to be looked at first.
-    """
-    for pid in stale_runs():
-        if not paths.exists(journal(pid)):
-            end_run(pid)
-
-
-def end_run(criu_pid: int) -> None:
-    """Forget a restore."""
-    path = run_dir(criu_pid)
-    try:
-        for name in posix.listdir(path):
-            _unlink(f"{path}/{name}")
-        posix.rmdir(path)
-    except FileNotFoundError:
-        pass
-
-
-def _unlink(path: str) -> None:
-    try:
-        posix.unlink(path)
-    except FileNotFoundError:
-        pass

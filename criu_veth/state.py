@@ -399,11 +399,14 @@ def write(state: State, path: str) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
-    parent = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+        parent = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+    except OSError:
+        pass  # not every file system can; the file is there, and CRIU syncs none of its own
 
 
 def read(path: str) -> State:

@@ -310,6 +310,66 @@ def images_hold_devices(image_dir: str | None) -> bool:
         return True
 
 
+def images_share_netns(image_dir: str | None) -> bool:
+    """Say whether the images tell for certain that no process is to get a network namespace of its own.
+
+    Each process's ``ids-PID.img`` then has the number that ``inventory.img`` has for criu's own. Sources:
+    ``images/core.proto`` (net_ns_id is field 6 of ``task_kobj_ids_entry``), ``images/inventory.proto`` (root_ids is
+    field 3), ``criu/namespaces.c`` (a restored process is given a namespace where the two are different).
+    """
+    try:
+        names = posix.listdir(image_dir or ".")
+    except OSError:
+        return False
+    ids = [name for name in names if name.startswith("ids-") and name.endswith(".img")]
+    if not ids or any(name.startswith(("netdev-", "netns-")) for name in names):
+        return False
+    own = _net_ns_id(_field(_first_message(f"{image_dir}/inventory.img"), 3))
+    return own is not None and all(_net_ns_id(_first_message(f"{image_dir}/{name}")) == own for name in ids)
+
+
+def _first_message(path: str) -> bytes:
+    """Return the first message of an image: two magic numbers, the size, the message."""
+    data = _read_bytes(path) or b""
+    size = int.from_bytes(data[8:12], sys.byteorder)
+    return data[12 : 12 + size] if len(data) >= 12 + size else b""
+
+
+def _net_ns_id(message: "bytes | int | None") -> "bytes | int | None":
+    return _field(message, 6) if isinstance(message, bytes) else None
+
+
+def _field(message: bytes, wanted: int) -> "bytes | int | None":
+    """Return the last value of one field of a protobuf message: a varint as an int, what has a length as bytes."""
+    found: bytes | int | None = None
+    offset = 0
+    try:
+        while offset < len(message):
+            key, offset = _varint(message, offset)
+            value, offset = _varint(message, offset)
+            content: bytes | int = value
+            if key & 7 == 2:
+                content, offset = message[offset : offset + value], offset + value
+            elif key & 7:
+                return None
+            if key >> 3 == wanted:
+                found = content
+    except IndexError:
+        return None
+    return found
+
+
+def _varint(data: bytes, offset: int) -> "tuple[int, int]":
+    value = shift = 0
+    while True:
+        byte = data[offset]
+        offset += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if not byte & 0x80:
+            return value, offset
+
+
 def images_need_ipv6(image_dir: str | None) -> bool:
     """Say whether sockets may be bound to an IPv6 address that CRIU brings back.
 

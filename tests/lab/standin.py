@@ -47,6 +47,8 @@ class StandIn:
             raise AssertionError(f"the stand-in could not open {images}")
         self.pid = self._process.pid
         self.image_dir = f"/proc/{self.pid}/fd/9"
+        #: What the hook calls this restore.
+        self.run = f"{self.pid}-{_start_time(self.pid)}-{os.stat(f'/proc/{self.pid}/ns/pid').st_ino}"
 
     def __enter__(self) -> Self:
         return self
@@ -81,6 +83,11 @@ class StandIn:
         words.update(env or {})
         given = {"PATH": os.environ["PATH"], **{name: value for name, value in words.items() if value is not None}}
         return self.host.run(*prefix, str(self.hook), env=given, check=False)
+
+
+def _start_time(pid: int) -> str:
+    """Field 22 of /proc/PID/stat: see proc(5)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
 
 
 def make_pair(container: Container, inner: str, outer: str, bridge: str | None = None) -> None:

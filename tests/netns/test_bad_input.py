@@ -380,9 +380,86 @@ def test_directory_that_others_may_enter(bridged: Host, restoring: Restoring) ->
     ]
 
 
-def test_run_is_read_only(bridged: Host, restoring: Restoring) -> None:
-    bridged.run("mount", "-o", "remount,ro", "/run")
-    assert preflight(bridged, restoring(MAPPING)) == ["cannot use /run/criu-veth: Read-only file system"]
+ANEW = "each action makes its program anew"
+
+
+def write_nothing(host: Host, how: str) -> str:
+    """Make /run a file system that takes no more, and return what the hook says of that."""
+    if how == "read-only":
+        host.run("mount", "-o", "remount,ro", "/run")
+        return "cannot use /run/criu-veth: Read-only file system"
+    host.run("sh", "-c", "mkdir -m 700 /run/criu-veth && head -c 64M /dev/zero >/run/full 2>/dev/null || :")
+    return "No space left on device"
+
+
+@pytest.mark.parametrize("how", ["read-only", "full"])
+def test_run_takes_nothing(bridged: Host, restoring: Restoring, container: Container, how: str) -> None:
+    """The work goes on: each action makes what it needs anew."""
+    bridged.run("mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", "/run")
+    restore = restoring(MAPPING)
+    why = write_nothing(bridged, how)
+    done = restore.act("pre-restore")
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 0
+    assert line.startswith("criu-veth: pre-restore: warning: cannot ")
+    assert line.endswith(f"{why}; {ANEW}")
+    for action in ("setup-namespaces", "post-setup-namespaces"):
+        assert restore.act(action, container).returncode == 0
+    make_pair(container, "eth0", "x0")
+    assert restore.act("post-restore", container).returncode == 0
+    assert bridged.link("web0")["master"] == "br0"
+
+
+def test_a_file_where_the_directory_should_be(bridged: Host, restoring: Restoring) -> None:
+    bridged.run("touch", "/run/criu-veth")
+    assert preflight(bridged, restoring(MAPPING)) == [
+        "cannot trust /run/criu-veth: it must be a directory of this user with mode 0700; remove it"
+    ]
+
+
+DAMAGES = {
+    "gone": "rm {file}",
+    "cut": "truncate -s -1 {file}",
+    "of another version": "sed -i '1s/program [0-9]*/program 1/' {file}",
+    "all files gone": "rm {file} {run}/owner {run}/*.done; rm -r /run/criu-veth/programs",
+    "the whole run gone": "rm -r /run/criu-veth",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_program_that_is_lost_in_the_middle(
+    bridged: Host, restoring: Restoring, container: Container, damage: str
+) -> None:
+    """A container without a network and status 0 is the worst end of all."""
+    restore = restoring(MAPPING)
+    assert restore.act("pre-restore").returncode == 0
+    run = f"/run/criu-veth/runs/{restore.run}"
+    bridged.run("sh", "-c", DAMAGES[damage].format(run=run, file=f"{run}/post-restore"))
+    make_pair(container, "eth0", "x0")
+
+    done = restore.act("post-restore", container)
+
+    anew = (
+        f"criu-veth: post-restore: warning: {run}/post-restore is not there, damaged or of another version: made anew"
+    )
+    assert [line for line in done.stderr.splitlines() if "warning" in line] == (
+        [] if damage == "the whole run gone" else [anew]
+    )
+    assert done.returncode == 0
+    assert bridged.link("web0")["master"] == "br0"
+
+
+def test_a_program_that_is_lost_and_cannot_be_made_anew(
+    bridged: Host, restoring: Restoring, container: Container, mapping: Path
+) -> None:
+    restore = restoring(MAPPING)
+    assert restore.act("pre-restore").returncode == 0
+    bridged.run("rm", f"/run/criu-veth/runs/{restore.run}/post-restore")
+    mapping.unlink()
+    make_pair(container, "eth0", "x0")
+    done = restore.act("post-restore", container)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"criu-veth: error: post-restore: {mapping}: there is no such mapping file"
 
 
 # --- the container

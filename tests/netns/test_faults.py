@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from criu_veth import execute, netlink, paths, program, wire
+from criu_veth import execute, netlink, paths, program, runs, wire
 from lab import Container, snapshot, wait_for
 from lab.standin import StandIn, make_pair
 
@@ -57,9 +57,9 @@ class Run:
         self.restore = restore
         self.container = container
         self.host = container.host
-        self.file = self.host.path(f"/run/criu-veth/runs/{restore.pid}/post-restore")
+        self.file = self.host.path(f"/run/criu-veth/runs/{restore.run}/post-restore")
         with self._here():
-            found = program.operations(restore.pid, "post-restore")
+            found = program.operations(runs.Run(restore.run), "post-restore")
         assert found is not None
         self.slots, self.operations = found
 
@@ -75,7 +75,7 @@ class Run:
         """Write the program anew, with these operations in place of those at the same index."""
         operations = tuple(changed.get(index, operation) for index, operation in enumerate(self.operations))
         empty = program.Program("", (), (), (), {})
-        self.file.unlink()  # a link to the program that other restores use
+        self.file.unlink()
         self.file.write_bytes(program.encode(empty, {"post-restore": (self.slots, operations)}))
 
     def outer_slot(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from criu_veth import execute, netlink, paths, program, wire
+from criu_veth import execute, netlink, paths, program, runs, wire
 from lab import Container, Host, Link, Program, snapshot
 from lab.standin import StandIn, make_pair
 
@@ -120,9 +120,9 @@ class Stage:
         self.restore = restore
         self.container = container
         self.action = action
-        self.file = container.host.path(f"/run/criu-veth/runs/{restore.pid}/{action}")
+        self.file = container.host.path(f"/run/criu-veth/runs/{restore.run}/{action}")
         with self._here():
-            found = program.operations(restore.pid, action)
+            found = program.operations(runs.Run(restore.run), action)
         assert found is not None
         self.slots, self.operations = found
 
@@ -136,7 +136,7 @@ class Stage:
 
     def write(self, operations: tuple[Operation, ...]) -> None:
         empty = program.Program("", (), (), (), {})
-        self.file.unlink(missing_ok=True)  # a link to the program that other restores use
+        self.file.unlink(missing_ok=True)
         self.file.write_bytes(program.encode(empty, {self.action: (self.slots, operations)}))
 
     def go(self) -> tuple[int, list[str]]:

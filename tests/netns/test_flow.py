@@ -59,7 +59,7 @@ def test_stages_of_one_restore(bridged: Host, container: Container, restoring: R
     before = without_programs(bridged)
     assert restore.act("pre-restore").returncode == 0
     assert without_programs(bridged) == before, "pre-restore makes a program and touches nothing"
-    assert runs(bridged) == {str(restore.pid): ["post-restore"]}
+    assert runs(bridged) == {restore.run: ["post-restore"]}
     for stage in ("setup-namespaces", "post-setup-namespaces"):
         done = restore.act(stage, container)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -67,7 +67,7 @@ def test_stages_of_one_restore(bridged: Host, container: Container, restoring: R
     make_pair(container, "eth0", "x0")
     done = restore.act("post-restore", container)
     assert done.returncode == 0, done.stderr
-    assert runs(bridged) == {str(restore.pid): []}
+    assert runs(bridged) == {restore.run: []}
 
 
 def wait_for_addresses(host: Host) -> None:
@@ -96,15 +96,14 @@ def test_everything_again_changes_nothing(bridged: Host, container: Container, r
     """The same operations on an outer end that has it all: each finds that it is already so."""
     restore = restoring(EVERYTHING)
     assert restore.act("pre-restore").returncode == 0
-    run = bridged.path(f"/run/criu-veth/runs/{restore.pid}")
-    os.link(run / "post-restore", run / "again")
+    run = bridged.path(f"/run/criu-veth/runs/{restore.run}")
     make_pair(container, "eth0", "x0")
     first = restore.act("post-restore", container)
     assert first.returncode == 0, first.stderr
     wait_for_addresses(bridged)
     after = without_programs(bridged)
     ports = bridged.bridge_json("link", "show", "dev", "web0")
-    (run / "again").rename(run / "post-restore")
+    (run / "post-restore.done").rename(run / "post-restore")
     second = restore.act("post-restore", container)
     assert (second.returncode, second.stderr) == (0, first.stderr)
     wait_for_addresses(bridged)
@@ -119,7 +118,7 @@ def test_program_is_used_again(bridged: Host, container: Container, restoring: R
     second = restoring()
     assert second.act("pre-restore").returncode == 0
     assert programs(bridged) == made
-    assert runs(bridged) == {str(first.pid): ["post-restore"], str(second.pid): ["post-restore"]}
+    assert runs(bridged) == {first.run: ["post-restore"], second.run: ["post-restore"]}
 
 
 def test_program_is_made_anew_when_the_mapping_file_changes(
@@ -159,10 +158,10 @@ def test_left_by_a_restore_that_failed_and_dropped_by_the_next(
     env = {"CRIU_VETH_CONFIG": str(mapping)}
     with StandIn(bridged, hook, images, env) as failed:
         assert failed.act("pre-restore").returncode == 0
-    assert runs(bridged) == {str(failed.pid): ["post-restore"]}
+    assert runs(bridged) == {failed.run: ["post-restore"]}
     with StandIn(bridged, hook, images, env) as restore:
         assert restore.act("pre-restore").returncode == 0
-        assert runs(bridged) == {str(restore.pid): ["post-restore"]}
+        assert runs(bridged) == {restore.run: ["post-restore"]}
 
 
 # --- where the mapping file is
@@ -300,6 +299,8 @@ READY = {
     "criu_veth.hook",
     "criu_veth.paths",
     "criu_veth.program",
+    "criu_veth.runs",
+    "criu_veth.service",
     "criu_veth.way",
     "criu_veth.wire",
     "criu_veth.announce",

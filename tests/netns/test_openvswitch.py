@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from criu_veth import execute
+from criu_veth.actions import RESTORE_STAGES
 from lab import Container, Host, Link, Program, snapshot, wait_for
 from lab.cli import cli
 from lab.openvswitch import OpenVSwitch
@@ -73,6 +74,11 @@ def real(host: Host) -> None:
 # --- asked for
 
 
+def mark(host: Host) -> dict[str, str]:
+    """How the hook marks a port of eth0: by whom it was made, and from where."""
+    return {"criu-veth": "eth0", "criu-veth-netns": host.run("stat", "-Lc", "%i", "/proc/self/ns/net").stdout.strip()}
+
+
 def test_all_that_a_mapping_may_ask_for(
     host: Host, switch: OpenVSwitch, container: Container, restoring: Restoring
 ) -> None:
@@ -89,7 +95,7 @@ def test_all_that_a_mapping_may_ask_for(
     ]
     port, interface = switch.record("Port", "web0"), switch.record("Interface", "web0")
     assert (port["tag"], port["trunks"], port["vlan_mode"]) == (10, [20, 30, 31, 32], "native-untagged")
-    assert port["external_ids"] == {"a b": 'c, "d" = ü', "criu-veth": "eth0"}
+    assert port["external_ids"] == {"a b": 'c, "d" = ü', **mark(host)}
     assert interface["external_ids"] == {"iface-id": "lsp1"}
     assert (interface["ingress_policing_rate"], interface["ingress_policing_burst"]) == (100000, 10000)
     assert (interface["ofport"] > 0, switch.ports("obr0"), switch.ports("obr1")) == (True, ["web0"], [])
@@ -150,7 +156,7 @@ def test_a_record_of_a_device_that_is_gone_is_replaced(
     make_pair(container, "eth0", "web0")
     assert act(restore, "post-restore", container)[0] == 0
     port = switch.record("Port", "web0")
-    assert (port["tag"], port["external_ids"]) == (10, {"criu-veth": "eth0"})
+    assert (port["tag"], port["external_ids"]) == (10, mark(restore.host))
 
 
 def test_a_record_on_another_bridge_is_warned_of(
@@ -170,8 +176,8 @@ def test_a_record_on_another_bridge_is_warned_of(
 def test_twice_is_as_once(switch: OpenVSwitch, container: Container, restoring: Restoring, host: Host) -> None:
     restore = restoring(ONE)
     restored(restore, container)
-    linked = host.run("ls", f"/run/criu-veth/runs/{restore.pid}").stdout.split()
-    assert linked == ["owner"]
+    left = host.run("ls", f"/run/criu-veth/runs/{restore.run}").stdout.split()
+    assert sorted(left) == sorted(["owner", *(f"{action}.done" for action in RESTORE_STAGES)])
     assert act(restore, "post-restore", container) == (0, [])
     assert switch.ports("obr0") == ["web0"]
 
@@ -431,7 +437,7 @@ def test_what_a_hostile_state_file_says_is_data(
     restored(restoring(""), container)
     assert switch.vsctl("list-br").split() == ["obr0", "obr1"]
     found, interface = switch.record("Port", "web0"), switch.record("Interface", "web0")
-    assert found["external_ids"] == {**texts, "criu-veth": "eth0"}
+    assert found["external_ids"] == {**texts, **mark(host)}
     assert [found["other_config"], *(interface[key] for key in ("external_ids", "other_config", "lldp", "bfd"))] == (
         [texts] * 5
     )

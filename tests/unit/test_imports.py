@@ -22,6 +22,8 @@ READY = {
     "criu_veth.hook",
     "criu_veth.paths",
     "criu_veth.program",
+    "criu_veth.runs",
+    "criu_veth.service",
     "criu_veth.way",
     "criu_veth.wire",
 }

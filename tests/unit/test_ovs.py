@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -333,10 +334,14 @@ def test_a_record_is_removed_too_where_the_device_goes_elsewhere() -> None:
 # --- the words
 
 
+#: From where it was made.
+NETNS = f'external_ids:"criu-veth-netns"="{os.stat("/proc/self/ns/net").st_ino}"'
+
+
 def test_the_least() -> None:
     assert ovs.attach_words("web0", Ovs(bridge="obr0"), "eth0") == (
         "--", "--if-exists", "del-port", "web0",
-        "--", "add-port", "obr0", "web0", 'external_ids:"criu-veth"="eth0"',
+        "--", "add-port", "obr0", "web0", 'external_ids:"criu-veth"="eth0"', NETNS,
     )  # fmt: skip
 
 
@@ -355,6 +360,7 @@ def test_every_column_is_one_word_or_one_a_key() -> None:
         "--", "--if-exists", "del-port", "-x",
         "--", "add-port", "obr0", "-x", "tag=0", "trunks=20,30", 'vlan_mode="trunk"', "protected=true",
         'external_ids:"a b"="x=1 -- del-br \\"obr0\\""', 'external_ids:"--"="--"', 'external_ids:"criu-veth"="eth0"',
+        NETNS,
         "--", "set", "Interface", "-x", 'options:"k"="v"', "mtu_request=1400",
     )  # fmt: skip
 

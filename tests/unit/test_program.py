@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from criu_veth import assemble, config, netlink, paths, plan, preflight, prepare, program, resolve, way
+from criu_veth import config, netlink, paths, preflight, prepare, program, resolve, way
 from criu_veth.errors import OperationError
 
 PID = os.getpid()
@@ -174,6 +174,68 @@ def test_a_program_of_another_version_is_not_run(images: Path, file: Path, monke
     assert found(images, file) is None
 
 
+@pytest.mark.parametrize("damage", ["cut", "empty", "one bit", "a header's length", "text"])
+def test_a_damaged_program_is_made_anew(images: Path, file: Path, run: Path, damage: str) -> None:
+    """Wherever it is damaged: nothing of it is read, `marshal` would raise what it likes."""
+    made = make(images, file)
+    path = run / "programs" / made.name
+    whole = path.read_bytes()
+    start = len(program.MAGIC)
+    places = {
+        "cut": [whole[:end] for end in range(0, len(whole), 7)],
+        "empty": [b""],
+        "one bit": [whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :] for at in range(0, len(whole), 5)],
+        "a header's length": [whole[: start + 8] + size + whole[start + 16 :] for size in (b"ffffffff", b"        ")],
+        "text": [b"old\n"],
+    }
+    for data in places[damage]:
+        path.write_bytes(data)
+        assert found(images, file) is None
+        assert program.prune(dry_run=True) == [made.name]
+    make(images, file)
+    assert found(images, file) is not None
+
+
+def test_a_program_that_is_being_written_is_left_alone(images: Path, file: Path, run: Path) -> None:
+    made = make(images, file)
+    half = run / "programs" / f".{PID + 1}-{made.name}"
+    half.write_bytes(made.data[: len(made.data) // 2])
+    assert program.prune() == []
+    make(images, file)
+    assert half.exists()
+    os.utime(half, (1, 1))  # its writer has died
+    make(images, file)
+    assert not half.exists()
+
+
+def test_the_oldest_programs_go(images: Path, file: Path, run: Path) -> None:
+    """Nobody needs them all, and none of them is read to find that out."""
+    make(images, file)
+    for number in range(program.MOST + 50):
+        other = run / "programs" / f"images-{number}"
+        other.write_bytes(b"not read")
+        other.chmod(0)
+        os.utime(other, (number, number))
+    made = make(images, file)
+    left = {path.name for path in (run / "programs").iterdir()}
+    assert left == {made.name, *(f"images-{number}" for number in range(51, program.MOST + 50))}
+
+
+def test_programs_do_not_fill_the_host(images: Path, file: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "MOST_BYTES", 1000)
+    for _ in range(2):
+        made = make(images, file)
+        assert len(made.data) > 1000, "the newest stays, whatever it takes"
+        assert [path.name for path in (run / "programs").iterdir()] == [made.name]
+        (run / "programs" / "images-1").write_bytes(bytes(10))
+
+
+def test_another_network_namespace_makes_its_own(images: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(images, file)
+    monkeypatch.setattr("criu_veth.runs.inode", lambda _: 1)
+    assert found(images, file) is None
+
+
 def test_nothing_but_the_program_is_left_in_its_directory(images: Path, file: Path, run: Path) -> None:
     made = make(images, file)
     assert [entry.name for entry in (run / "programs").iterdir()] == [made.name]
@@ -191,112 +253,6 @@ def test_a_disk_that_is_full(images: Path, file: Path, run: Path, monkeypatch: p
     assert fault.startswith(f"cannot write {run}/programs/config-")
     assert fault.endswith(": No space left on device")
     assert list((run / "programs").iterdir()) == []
-
-
-# --- the directories
-
-
-def test_directories_are_for_their_owner_only(run: Path) -> None:
-    assert program.secure_run_dir(make=False) is False
-    assert program.secure_run_dir(make=True) is True
-    assert program.secure_run_dir(make=False) is True
-    for path in (run, run / "programs", run / "runs"):
-        assert path.stat().st_mode & 0o7777 == 0o700
-
-
-@pytest.mark.parametrize("name", ["", "programs", "runs"])
-@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
-def test_directory_that_others_may_enter_is_not_trusted(run: Path, name: str, mode: int) -> None:
-    program.secure_run_dir(make=True)
-    (run / name).chmod(mode)
-    with pytest.raises(OperationError) as raised:
-        program.secure_run_dir(make=True)
-    path = str(run / name)
-    assert str(raised.value) == f"cannot trust {path}: it must be a directory of this user with mode 0700; remove it"
-
-
-@pytest.mark.parametrize("name", ["", "programs", "runs"])
-def test_link_is_not_followed(run: Path, name: str, tmp_path: Path) -> None:
-    program.secure_run_dir(make=True)
-    elsewhere = tmp_path / "elsewhere"
-    (run / name).rename(elsewhere)
-    (run / name).parent.mkdir(exist_ok=True)
-    (run / name).symlink_to(elsewhere)
-    with pytest.raises(OperationError, match=r"^cannot trust "):
-        program.secure_run_dir(make=True)
-
-
-@pytest.mark.root
-@pytest.mark.parametrize("name", ["", "programs", "runs"])
-def test_directory_of_somebody_else_is_not_trusted(run: Path, name: str, images: Path, file: Path) -> None:
-    make(images, file)
-    os.chown(run / name, 1000, 1000)
-    with pytest.raises(OperationError, match=r"^cannot trust "):
-        found(images, file)
-    with pytest.raises(OperationError, match=r"^cannot trust "):
-        program.operations(PID, "post-restore")
-
-
-def test_a_file_where_the_directory_should_be(run: Path) -> None:
-    run.write_text("")
-    with pytest.raises(OperationError) as raised:
-        program.secure_run_dir(make=True)
-    assert str(raised.value) == f"cannot trust {run}: it must be a directory of this user with mode 0700; remove it"
-
-
-# --- one restore
-
-
-def test_each_action_that_has_work_finds_it(images: Path, file: Path) -> None:
-    made = make(images, file)
-    assert not program.has_run(PID)
-    program.start_run(PID, made)
-    assert program.has_run(PID)
-    inputs = prepare.read({paths.CONFIG_VARIABLE: str(file)}, str(images))
-    slots, operations = assemble.assemble(plan.make(prepare.desired(inputs)))["post-restore"]
-    assert program.operations(PID, "post-restore") == (slots, operations)
-    assert program.operations(PID, "setup-namespaces") is None
-
-
-def test_an_action_that_was_done_has_no_work_when_called_again(images: Path, file: Path) -> None:
-    program.start_run(PID, make(images, file))
-    program.finish(PID, "post-restore")
-    assert program.has_run(PID), "or the second call would take itself for the first"
-    assert program.operations(PID, "post-restore") is None
-    program.finish(PID, "post-restore")
-
-
-def test_a_program_that_is_made_anew_does_not_change_a_restore_that_runs(images: Path, file: Path) -> None:
-    program.start_run(PID, make(images, file))
-    before = program.operations(PID, "post-restore")
-    write(file, 'mappings = ["eth0:web0", "eth1:web1"]')
-    make(images, file)
-    assert program.operations(PID, "post-restore") == before
-
-
-def test_what_an_earlier_criu_of_the_same_pid_left_is_dropped(images: Path, file: Path, run: Path) -> None:
-    (run / "runs" / str(PID)).mkdir(parents=True, mode=0o700)
-    run.chmod(0o700)
-    (run / "runs").chmod(0o700)
-    (run / "runs" / str(PID) / "setup-namespaces").write_text("old")
-    program.start_run(PID, make(images, file))
-    assert program.operations(PID, "setup-namespaces") is None
-    assert program.operations(PID, "post-restore") is not None
-
-
-def test_what_a_dead_criu_left_is_dropped(images: Path, file: Path, run: Path) -> None:
-    made = make(images, file)
-    program.start_run(1 << 22, made)  # no process ever has this number
-    program.start_run(1, made)
-    program.start_run(PID, made)
-    assert sorted(entry.name for entry in (run / "runs").iterdir()) == sorted(["1", str(PID)])
-
-
-def test_end_of_a_run(images: Path, file: Path, run: Path) -> None:
-    program.start_run(PID, make(images, file))
-    program.end_run(PID)
-    assert list((run / "runs").iterdir()) == []
-    program.end_run(PID)
 
 
 # --- names

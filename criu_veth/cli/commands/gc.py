@@ -15,7 +15,8 @@ def command(dry_run: bool) -> None:
 
     A criu that is killed, or gives up late, does not tell the hook. What outlives it is a device that was made for CRIU
     to move and that it did not get to, and records below /run/criu-veth. A device is removed only if such a record
-    names it and it still has the mark with which it was made.
+    names it and it still has the mark with which it was made. What was made in another network namespace is left to a
+    call there, and a restore in another PID namespace counts as alive unless this one sees every process of the host.
 
     Open vSwitch keeps its record of a port when the device has gone with its container. Such a record is removed if it
     has the mark with which a restore made it.
@@ -24,9 +25,10 @@ def command(dry_run: bool) -> None:
     does all this too when it gets to it.
     """
     from criu_veth import garbage, program
+    from criu_veth.errors import OperationError
 
     programs = program.prune(dry_run=dry_run)  # first: it refuses directories that others may write
-    devices = garbage.stale() if dry_run else garbage.collect()
+    devices, faults = (garbage.stale(), []) if dry_run else garbage.collect()
     ports = garbage.stale_ports() if dry_run else garbage.collect_ports()
     done = "what it was made from is gone" if dry_run else "removed, what it was made from is gone"
     gone = "its device is gone" if dry_run else "removed, its device is gone"
@@ -37,5 +39,7 @@ def command(dry_run: bool) -> None:
     ]
     for line in said:
         click.echo(output.printable(line))
+    if faults:
+        raise OperationError(*faults)
     if not said:
         click.echo("nothing to remove")
