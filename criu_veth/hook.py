@@ -75,27 +75,33 @@ def run(call: actions.Call, environ: "dict[str, str]") -> None:
                 " among what it has open: nothing done")  # fmt: skip
         elif posix.geteuid() == 0:
             handler(call, environ)
-        elif _needs_root(call, environ):
-            raise errors.InputError(f"must be run as root, not as uid {posix.geteuid()}")
+        else:
+            _unprivileged(call, environ)
     elif not call.known:
         say("notice: ", f'unknown action "{call.action}", nothing done')
 
 
-def _needs_root(call: actions.Call, environ: "dict[str, str]") -> bool:
-    """Say whether an ordinary user's call has work: for that, the container has a network of its own, or is to."""
+def _unprivileged(call: actions.Call, environ: "dict[str, str]") -> None:
+    """Do nothing for an ordinary user. That is an error only where there is something that he asks for.
+
+    Raises InputError.
+    """
+    fault = f"must be run as root, not as uid {posix.geteuid()}"
     if call.action == actions.PRE_DUMP:
-        return not _is_in_this_netns(call.init_pid)
-    return _is_named(call, environ) or way.images_hold_devices(call.image_dir)
+        if not _is_in_this_netns(call.init_pid) and paths.exists(f"/proc/{call.init_pid}"):
+            say("pre-dump: warning: ", f"the outer ends are not captured: {fault}")
+    elif _is_named(call, environ) or way.images_hold_devices(call.image_dir):
+        raise errors.InputError(fault)
 
 
 def _pre_restore(call: actions.Call, environ: "dict[str, str]") -> None:
     _require_image_dir(call)
     run = runs.of(_criu_pid(call))
     _collect_garbage()
-    if not _is_named(call, environ) and way.images_share_netns(call.image_dir):
+    how = _find_way(call, environ)
+    if not how.adopt and not _is_named(call, environ) and way.images_share_netns(call.image_dir):
         _begin(run, program.Program("", (), (), (), {}), ipv6=False)
         return
-    how = _find_way(call, environ)
     ready = _ready_program(call, environ, how) or _prepare(call, environ, how)
     say("pre-restore: ", *ready.remarks)
     _begin(run, ready, ipv6=_needs_ipv6(ready, call))

@@ -24,6 +24,8 @@ UNKNOWN = "unknown"
 _DEFAULT_FILES = ("/etc/criu/default.conf", "{HOME}/.criu/default.conf", "{CRIU_CONFIG_FILE}")
 _RUNTIME_FILES = {"runc": "/etc/criu/runc.conf", "crun": "/etc/criu/crun.conf"}
 _LARGEST_FILE = 16 << 20
+#: Before every image's own magic number but the inventory's (``criu/include/magic.h``).
+_COMMON_MAGIC = (0x54564319).to_bytes(4, sys.byteorder)
 _LOOPBACK = bytes(15) + b"\1"
 #: IFA_ADDRESS, or IFA_LOCAL of an address with a peer.
 _IFA_ADDRESS_OR_LOCAL = ((1).to_bytes(2, sys.byteorder), (2).to_bytes(2, sys.byteorder))
@@ -329,10 +331,11 @@ def images_share_netns(image_dir: str | None) -> bool:
 
 
 def _first_message(path: str) -> bytes:
-    """Return the first message of an image: two magic numbers, the size, the message."""
+    """Return the first message of an image: one or two magic numbers, the size, the message."""
     data = _read_bytes(path) or b""
-    size = int.from_bytes(data[8:12], sys.byteorder)
-    return data[12 : 12 + size] if len(data) >= 12 + size else b""
+    data = data[8:] if data.startswith(_COMMON_MAGIC) else data[4:]
+    size = int.from_bytes(data[:4], sys.byteorder)
+    return data[4 : 4 + size] if len(data) >= 4 + size else b""
 
 
 def _net_ns_id(message: "bytes | int | None") -> "bytes | int | None":
@@ -343,31 +346,17 @@ def _field(message: bytes, wanted: int) -> "bytes | int | None":
     """Return the last value of one field of a protobuf message: a varint as an int, what has a length as bytes."""
     found: bytes | int | None = None
     offset = 0
-    try:
-        while offset < len(message):
-            key, offset = _varint(message, offset)
-            value, offset = _varint(message, offset)
-            content: bytes | int = value
-            if key & 7 == 2:
-                content, offset = message[offset : offset + value], offset + value
-            elif key & 7:
-                return None
-            if key >> 3 == wanted:
-                found = content
-    except IndexError:
-        return None
+    while offset < len(message):
+        key, offset = _varint(message, offset)
+        value, offset = _varint(message, offset)
+        content: bytes | int = value
+        if key & 7 == 2:
+            content, offset = message[offset : offset + value], offset + value
+        elif key & 7:
+            return None
+        if key >> 3 == wanted:
+            found = content
     return found
-
-
-def _varint(data: bytes, offset: int) -> "tuple[int, int]":
-    value = shift = 0
-    while True:
-        byte = data[offset]
-        offset += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if not byte & 0x80:
-            return value, offset
 
 
 def images_need_ipv6(image_dir: str | None) -> bool:

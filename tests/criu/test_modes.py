@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from criu_veth.actions import RESTORE_STAGES
 from lab import Container, Criu, Host, Link, Outcome, snapshot
 from lab.frames import RESETS, Tap
 from lab.traffic import Talker, traffic_server
@@ -427,5 +428,8 @@ def test_without_a_network_namespace(bridged: Host, criu: Criu, images: Path) ->
 
     assert dumped.said("criu-veth:") == ["criu-veth: pre-dump: notice: the container has no veth to the host"]
     assert outcome.said("criu-veth:") == []
+    (run,) = bridged.path("/run/criu-veth/runs").iterdir()
+    done = {path.name.removesuffix(".done") for path in run.iterdir() if path.name.endswith(".done")}
+    assert done == set(RESTORE_STAGES), "all later actions end in the shell"
     assert network(bridged) == before
     assert bridged.connect("127.0.0.1").ask("hello") == "1 hello"

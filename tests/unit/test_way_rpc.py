@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from criu_veth import way
@@ -87,3 +89,36 @@ def test_what_is_likely_after_a_dump_on_the_command_line(files: dict[str, str]) 
     files["/proc/7/cmdline"] = "criu\0dump\0-t\00042\0"
 
     assert [one.key for one in way.likely(7, {})] == ["external", "empty"]
+
+
+# --- images without a network namespace
+
+#: What CRIU 4.2.1 wrote for a process in the host's network namespace.
+IDS = "194356543020435418000000080210021802200228013002380340044806500758086005"
+INVENTORY = (
+    "163131584e000000080210011a18080110011801200128013002380340044806500758086005200128013000580062006a24"
+    "33353735313430612d663636622d343764392d623937612d343837383061393230353566"
+)
+
+
+def test_images_that_share_the_network_namespace(tmp_path: Path) -> None:
+    def holds(ids: bytes, inventory: bytes) -> bool:
+        (tmp_path / "ids-7.img").write_bytes(ids)
+        (tmp_path / "inventory.img").write_bytes(inventory)
+        return way.images_share_netns(str(tmp_path))
+
+    ids, inventory = bytes.fromhex(IDS), bytes.fromhex(INVENTORY)
+    assert not way.images_share_netns(str(tmp_path)), "nothing tells"
+    assert holds(ids, inventory)
+    own = ids.replace(b"\x30\x02", b"\x30\x09")
+    assert not holds(own, inventory)
+    (tmp_path / "ids-8.img").write_bytes(own)
+    assert not holds(ids, inventory), "one of the tree has its own"
+    (tmp_path / "ids-8.img").unlink()
+    for end in range(len(ids)):
+        assert not holds(ids[:end], inventory)
+    for end in range(40):
+        assert not holds(ids, inventory[:end])
+    assert holds(ids, inventory)
+    (tmp_path / "netns-9.img").touch()
+    assert not holds(ids, inventory)
