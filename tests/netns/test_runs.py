@@ -13,7 +13,7 @@ import pytest
 
 from lab import Container, Host
 from lab.cli import cli
-from lab.standin import StandIn
+from lab.standin import StandIn, make_pair
 
 pytestmark = pytest.mark.vm
 
@@ -173,3 +173,60 @@ def test_who_has_nothing_to_do_needs_no_rights(bridged: Host, container: Contain
         for action, who in (("pre-dump", (1 << 22) - 1), ("pre-restore", None), ("setup-namespaces", container)):
             done = restore.act(action, who, prefix=user, env=here)
             assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_dump_of_a_process_that_is_not_there(bridged: Host, hook: Path, images: Path) -> None:
+    """CRIU says so itself, with an errno for its callers."""
+    gone = (1 << 22) - 1
+    with StandIn(bridged, hook, images) as dump:
+        done = dump.act("pre-dump", gone)
+    assert (done.returncode, done.stderr) == (
+        0,
+        f"criu-veth: pre-dump: notice: there is no process {gone}: nothing captured\n",
+    )
+
+
+def test_journal_that_cannot_be_written(
+    bridged: Host, container: Container, hook: Path, two: tuple[Path, Path]
+) -> None:
+    bridged.run("mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", "/run")
+    with StandIn(bridged, hook, two[0], options=READY) as restore:
+        assert restore.act("pre-restore").returncode == 0
+        bridged.run("sh", "-c", "head -c 64M /dev/zero >/run/full 2>/dev/null || :")
+        done = restore.act("setup-namespaces", container)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (
+        0,
+        f"criu-veth: setup-namespaces: notice: cannot write /run/criu-veth/runs/{restore.run}/journal: No space left on"
+        " device; should criu die before it has moved cv0, nobody removes what is left",
+    )
+    assert bridged.has_link("cv0")
+
+
+NO_FORK = """
+import posix, sys
+sys.path.append({root!r})
+from criu_veth import hook
+def fork():
+    raise BlockingIOError(11, "Resource temporarily unavailable")
+posix.fork = fork
+sys.exit(hook.guarded({environ!r}))
+"""
+
+
+def test_no_process_can_be_made_to_announce(
+    bridged: Host, container: Container, hook: Path, two: tuple[Path, Path]
+) -> None:
+    with StandIn(bridged, hook, two[0]) as restore:
+        assert restore.act("pre-restore").returncode == 0
+        make_pair(container, "eth0", "x0")
+        environ = {
+            "CRTOOLS_SCRIPT_ACTION": "post-restore",
+            "CRTOOLS_IMAGE_DIR": restore.image_dir,
+            "CRTOOLS_INIT_PID": str(container.pid),
+        }
+        code = NO_FORK.format(root=str(hook.parents[1]), environ=environ)
+        done = bridged.run(sys.executable, "-I", "-S", "-c", code)
+    assert done.stderr.splitlines()[-1] == (
+        "criu-veth: post-restore: warning: the container is not announced: Resource temporarily unavailable (EAGAIN)"
+    )
+    assert bridged.link("web0")["master"] == "br0"

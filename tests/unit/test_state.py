@@ -93,6 +93,14 @@ def test_nothing_is_left_of_a_write_that_fails(tmp_path: Path, mocker: Any) -> N
     assert path.read_text() == "before"
 
 
+def test_a_directory_that_cannot_be_synced(tmp_path: Path, mocker: Any) -> None:
+    """Not every file system can; the file is there."""
+    mocker.patch("os.fsync", side_effect=[None, OSError(22, "Invalid argument")])
+    path = str(tmp_path / "criu-veth.json")
+    state.write(EMPTY, path)
+    assert state.read(path) == EMPTY
+
+
 def test_link(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.symlink_to("elsewhere")
