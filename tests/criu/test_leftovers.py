@@ -447,3 +447,40 @@ def test_container_killed_with_its_criu_at_work_is_left_to_run(host: Host, criu:
 
     assert host.connect("10.0.0.2").ask("after") == "2 after"
     assert orphans(host) == [NOTHING.strip()]
+
+
+def test_helper_of_a_user_namespace_goes_with_its_tree(host: Host, criu: Criu, images: Path) -> None:
+    """It waits for messages, outside of the tree, and would stay too."""
+    host.bridge("br0")
+    container = host.container([WEB], namespaces=["user", "net", "pid", "mount"])
+    criu.dump(container, images, hook=HOOK)
+    container.wait_unplugged()
+    for directory in (images, *images.parents):  # root of a user namespace has to read the images
+        if directory.is_relative_to("/tmp/"):
+            directory.chmod(0o755)
+    for file in images.iterdir():
+        file.chmod(0o644)
+    killed(host, criu, images, "empty", "post-setup-namespaces")
+    (line,) = wait_for(lambda: [one for one in orphans(host) if " and 1 more" in one], "the tree to come to rest")
+
+    shown = cli(host, "gc", "--kill-orphans")
+
+    who = line.partition(": ")[0]
+    assert (shown.returncode, shown.stdout) == (0, f"{who}: killed, its criu is gone, and it waits for it\n")
+    again(host, criu, images, "empty", check=True)
+
+
+def test_orphan_in_a_pod_needs_no_lock(pod: Pod) -> None:
+    pod.dump()
+    quiet = Criu(program(pod.images.parent / "quiet", f'exec {pod.into_pod.path} "$@" >/dev/null 2>&1'))
+    pod.into_pod = quiet
+    killer = script(pod.images.parent / "killer", "post-restore", 'kill -9 "$PPID"')
+    assert pod.restore(HOOK, killer).returncode == -signal.SIGKILL
+    (line,) = wait_for(lambda: [one for one in orphans(pod.host) if one.startswith("process ")], "the orphan to rest")
+    assert pod.is_dark()
+
+    assert len(found(pod.host)) == len(PARTS[pod.lock[1]])
+
+    assert not pod.is_dark()
+    assert cli(pod.host, "gc", "--kill-orphans").stdout.startswith(line.partition(": ")[0])
+    assert not pod.is_dark()
