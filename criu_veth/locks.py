@@ -10,6 +10,7 @@ a reset. So it is left alone then.
 
 import fcntl
 import os
+import shlex
 import stat
 from typing import NamedTuple
 
@@ -28,6 +29,11 @@ class Namespace(NamedTuple):
     inode: int
     path: str
     name: str
+
+    @property
+    def remedy(self) -> str:
+        """The command that opens it."""
+        return f"criu-veth gc --netns {shlex.quote(self.name)}"
 
 
 def resolve(given: str) -> Namespace:
@@ -202,7 +208,7 @@ def describe(namespace: Namespace, found: list[str]) -> str:
     return (
         f"network namespace {namespace.name}: CRIU has locked it and works there no more ({'; '.join(found)}): nothing"
         " gets through until a restore into it works, or the lock is removed:"
-        f" criu-veth gc --netns {namespace.name}"
+        f" {namespace.remedy}"
     )
 
 
@@ -210,10 +216,14 @@ def _all() -> list[Namespace]:
     """Return the network namespaces that mounts and processes keep, but for what a killed criu has left."""
     found = {inode: Namespace(inode, path, path) for inode, path in procfs.netns_mounts().items()}
     left = _left_behind()
-    for pid in sorted(procfs.pids()):
+    living: dict[int, list[int]] = {}
+    for pid in procfs.pids():
         inode = None if pid in left else procfs.netns(pid)
         if inode is not None and inode not in found:
-            found[inode] = Namespace(inode, f"/proc/{pid}/ns/net", str(pid))
+            living.setdefault(inode, []).append(pid)
+    for inode, pids in living.items():
+        first = procfs.first(pids)
+        found[inode] = Namespace(inode, f"/proc/{first}/ns/net", str(first))
     return list(found.values())
 
 
@@ -225,7 +235,7 @@ def before(criu_pid: int) -> list[str]:
     return [
         f"network namespace {namespace.name} is locked by CRIU ({'; '.join(found)}): a restore of what was dumped there"
         " opens it; if that fails the lock stays, and nothing gets through:"
-        f" criu-veth gc --netns {namespace.name} removes it"
+        f" {namespace.remedy} removes it"
         for namespace, found in _locked(but=criu_pid)
     ]
 
@@ -234,7 +244,7 @@ def after_failure(criu_pid: int, init_pid: int | None) -> list[str]:
     """Say, when an action has failed, which network namespaces stay locked: before there is a process, all."""
     return [
         f"CRIU's lock stays in network namespace {namespace.name} ({'; '.join(found)}), and nothing gets through there:"
-        f" criu-veth gc --netns {namespace.name} removes it"
+        f" {namespace.remedy} removes it"
         for namespace, found in (_locked(but=criu_pid) if init_pid is None else _of_process(init_pid))
     ]
 

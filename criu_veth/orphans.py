@@ -15,7 +15,6 @@ Proof that a tree is one of these is all of this together, seen twice with some 
 """
 
 import os
-import platform
 import select
 import signal
 import time
@@ -33,7 +32,7 @@ _CALLS = {
     "ppc64le": ((221,), (337, 342)),
     "s390x": ((238,), (371, 372)),
 }
-_FUTEX, _RECEIVE = _CALLS.get(platform.machine(), ((), ()))
+_FUTEX, _RECEIVE = _CALLS.get(os.uname().machine, ((), ()))
 
 #: Where ``task_entries.start`` is in the shared memory, and how ``maps`` calls memory that is shared and of no file.
 _STAGE = 16

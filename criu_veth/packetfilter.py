@@ -11,8 +11,6 @@ the thread is.
 import errno
 import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -234,6 +232,8 @@ def _in_legacy() -> Iterator[Lock]:
 
 
 def _legacy(name: str, family: int) -> Lock | None:
+    import shutil  # noqa: PLC0415 - rarely needed, and the hook may be who asks
+
     path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
     programs = (f"{name}-legacy", name)
     save = next((found for one in programs if (found := shutil.which(f"{one}-save", path=path))), None)
@@ -254,6 +254,8 @@ def _legacy(name: str, family: int) -> Lock | None:
 
 
 def _run(words: list[str], text: str = "") -> str:
+    import subprocess  # noqa: PLC0415 - as above
+
     try:
         done = subprocess.run(words, input=text, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
     except (OSError, subprocess.TimeoutExpired) as error:

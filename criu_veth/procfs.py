@@ -87,8 +87,12 @@ def name(pid: int) -> str:
     return (read(f"/proc/{pid}/comm") or "?").rstrip("\n")
 
 
-def is_init(pid: int) -> bool:
-    """Say whether a process is the first one of a PID namespace below this one."""
+def first(pids: list[int]) -> int:
+    """Return the process by which people know a container: the first of its PID namespace, or else the oldest."""
+    return min(pids, key=lambda pid: (not _is_init(pid), started(pid), pid)) if len(pids) > 1 else pids[0]
+
+
+def _is_init(pid: int) -> bool:
     for line in (read(f"/proc/{pid}/status") or "").splitlines():
         if line.startswith("NSpid:"):
             return line.split()[-1] == "1"

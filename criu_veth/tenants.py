@@ -17,7 +17,7 @@ def who_has(name: str, link: netlink.Link, kernel: netlink.Kernel) -> str | None
             f'the name "{name}"{also} is taken by a restore that cannot go on: its criu is gone, and'
             f" {orphan.describe()} waits for it; kill that: criu-veth gc --kill-orphans"
         )
-    first = min(living, key=lambda pid: (not procfs.is_init(pid), procfs.started(pid), pid))
+    first = procfs.first(living)
     return (
         f'the name "{name}"{also} is taken by a container that runs: process {first} ({procfs.name(first)}) lives at'
         " the other end; end that container, or choose another outer name"

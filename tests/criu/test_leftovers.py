@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import Container, Criu, Host, Link, Outcome, echo_server, wait_for
+from lab import Container, Criu, Host, Link, Outcome, echo_server, scaled, wait_for
 from lab.cli import cli
 from lab.container import Program
 
@@ -95,13 +95,17 @@ class Pod:
 
     def is_dark(self) -> bool:
         """Whether the pod's other process cannot be reached."""
-        with self.host.socket(socket.AF_INET, socket.SOCK_STREAM) as knocking:
-            knocking.settimeout(0.3)
-            try:
-                knocking.connect(("10.0.0.2", 7001))
-            except TimeoutError:
-                return True
-        return False
+        return is_dark(self.host, 7001)
+
+
+def is_dark(host: Host, port: int) -> bool:
+    with host.socket(socket.AF_INET, socket.SOCK_STREAM) as knocking:
+        knocking.settimeout(scaled(0.3))
+        try:
+            knocking.connect(("10.0.0.2", port))
+        except TimeoutError:
+            return True
+    return False
 
 
 @pytest.fixture(params=METHODS)
@@ -244,6 +248,24 @@ def test_lock_is_left_alone_while_a_criu_dumps_there(pod: Pod) -> None:
         f") is at work on process {pod.container.pid}, and needs the lock: without it connections are reset; wait until"
         " it has ended\n"
     )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_lock_of_a_killed_dump_is_found_and_removed(host: Host, criu: Criu, images: Path, method: str) -> None:
+    """The application goes on, and nobody hears of it."""
+    host.bridge("br0", "10.0.0.1/24")
+    container = host.container([WEB])
+    killer = script(images.parent / "killer", "post-dump", 'kill -9 "$PPID"')
+    words = ["--network-lock", method]
+    assert criu.dump(container, images, hook=killer, args=words, check=False).returncode == -signal.SIGKILL
+    assert is_dark(host, 7000)
+    (line,) = warned(host)
+    assert line.startswith(f"network namespace {container.pid}: CRIU has locked it and works there no more (")
+
+    assert cli(host, "gc", "--netns", container.pid).returncode == 0
+
+    assert host.connect("10.0.0.2").ask("hello") == "1 hello"
+    assert warned(host) == []
 
 
 def test_chain_of_that_name_that_is_not_crius_is_left_alone(pod: Pod) -> None:
