@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from criu_veth import config, install, ovs, paths, prepare, wire
+from criu_veth import config, install, locks, orphans, ovs, paths, prepare, wire
 from criu_veth.errors import CriuVethError, errno_text
 
 OK, WARNING, ERROR = "ok", "warning", "error"
@@ -65,7 +65,15 @@ class Finding(NamedTuple):
 
 def examine(runtimes: tuple[str, ...] = ()) -> list[Finding]:
     """Look at everything; ``runtimes`` must be there, others are looked at if they are."""
-    parts: tuple[Callable[[], Iterator[Finding]], ...] = (_hook, _criu, _programs, _kernel, _open_vswitch, _mapping)
+    parts: tuple[Callable[[], Iterator[Finding]], ...] = (
+        _hook,
+        _criu,
+        _programs,
+        _kernel,
+        _open_vswitch,
+        _mapping,
+        _leftovers,
+    )
     found = [finding for part in parts for finding in part()]
     return found + [finding for name in ("criu", "runc", "crun", "lxc") for finding in _runtime(name, runtimes)]
 
@@ -175,6 +183,21 @@ def _mapping() -> Iterator[Finding]:
         files.append(paths.CONFIG_DEFAULT)
     said = f"valid: {', '.join(files)}" if files else "no mapping file: a restore uses what was captured at the dump"
     yield Finding(OK, "mapping", said)
+
+
+def _leftovers() -> Iterator[Finding]:
+    """Say what restores that failed, or whose criu was killed, have left on this host."""
+    if os.geteuid() != 0:
+        return  # only root may look at others' processes and namespaces
+    waiting = orphans.find()
+    for orphan in waiting:
+        fault = f"{orphan.describe()} was being restored, its criu is gone, and it waits for it for ever"
+        yield Finding(WARNING, "leftovers", f"{fault}: criu-veth gc --kill-orphans")
+    locked = locks.everywhere()
+    for line in locked:
+        yield Finding(WARNING, "leftovers", line)
+    if not waiting and not locked:
+        yield Finding(OK, "leftovers", "CRIU has left no network namespace locked, and no process that waits for it")
 
 
 def _runtime(name: str, wanted: tuple[str, ...]) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ def main() -> None:
 
 def guarded(environ: "dict[str, str]") -> int:
     """Run one call and turn whatever happens into an exit status and lines on stderr."""
-    action = ""
+    action, call = "", None
     try:
         call = actions.read_call(environ)
         action = call.action + ": "
@@ -30,7 +30,7 @@ def guarded(environ: "dict[str, str]") -> int:
         say("error: ", str(error))
         return errors.EXIT_INPUT
     except errors.CriuVethError as error:
-        say("error: " + action, *error.faults)
+        say("error: " + action, *error.faults, *_about_locks(call, environ, failed=True))
         return error.exit_code
     except ModuleNotFoundError as error:
         say("error: " + action, f"{sys.executable} has no package {error.name!r}: the installation is not complete")
@@ -40,6 +40,7 @@ def guarded(environ: "dict[str, str]") -> int:
 
         say("", traceback.format_exc())
         say("error: " + action, "a defect in criu-veth itself; please report the lines above")
+        say("error: " + action, *_about_locks(call, environ, failed=True))
         return errors.EXIT_DEFECT
     return errors.EXIT_OK
 
@@ -109,6 +110,8 @@ def _pre_restore(call: actions.Call, environ: "dict[str, str]") -> None:
     if found is not None:
         forget_ports(*found)
         run.finish(actions.PRE_RESTORE)
+    if how.adopt:
+        say("pre-restore: warning: ", *_about_locks(call, environ, failed=False))
 
 
 def _begin(run: runs.Run, ready: program.Program, *, ipv6: bool) -> None:
@@ -121,6 +124,21 @@ def _begin(run: runs.Run, ready: program.Program, *, ipv6: bool) -> None:
     except errors.OperationError:
         if ready.sections:
             raise
+
+
+def _about_locks(call: "actions.Call | None", environ: "dict[str, str]", *, failed: bool) -> "list[str]":
+    """Say which network namespaces CRIU has locked and would leave so; ``failed``: which it does leave so."""
+    if call is None or call.action not in actions.RESTORE_STAGES or posix.geteuid() != 0:
+        return []
+    try:
+        criu_pid = _criu_pid(call)
+        if failed and call.init_pid is None and not way.find(criu_pid, call.image_dir, environ).adopt:
+            return []
+        from criu_veth import locks  # noqa: PLC0415 - only where somebody else has made the network namespace
+
+        return locks.after_failure(criu_pid, call.init_pid) if failed else locks.before(criu_pid)
+    except Exception as error:  # whatever it is, the restore, or its own fault, goes first
+        return [f"cannot look for CRIU's locks: {error}"]
 
 
 def _find_way(call: actions.Call, environ: "dict[str, str]") -> way.Way:

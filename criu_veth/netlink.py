@@ -982,6 +982,10 @@ class Kernel:
         """Return this namespace's id for the network namespace of ``pid``; -1: it has none."""
         return self._nsid(("NETNSA_PID", pid))
 
+    def nsid_of(self, descriptor: int) -> int:
+        """Return this namespace's id for the network namespace that is open as ``descriptor``; -1: it has none."""
+        return self._nsid(("NETNSA_FD", descriptor))
+
     def _nsid(self, holder: tuple[str, int]) -> int:
         (reply,) = self._rtnl.request([_encode(nsidmsg(), RTM_GETNSID, 0, {}, [holder])])
         if reply.errno:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from criu_veth import netlink, ovs, ownership, rules, wire
+from criu_veth import netlink, ovs, ownership, rules, tenants, wire
 from criu_veth.errors import OperationError
 from criu_veth.state import Veth
 
@@ -199,7 +199,8 @@ class _Preflight:
                 if alive.is_dying(link):
                     taken.append((veth, name))
                 elif not (ownership.is_foreign(veth.mode) and link.kind == "veth"):  # that may be its own name already
-                    self._fault(veth, f"veth {veth.inner}: {_taken(name, link)}")
+                    taken_by = tenants.who_has(name, link, self._kernel) or _taken(name, link)
+                    self._fault(veth, f"veth {veth.inner}: {taken_by}")
             wanted = taken
             if wanted and time.monotonic() > deadline:
                 for veth, name in wanted:

@@ -168,6 +168,38 @@ class Rtnl:
                     replies[index].messages.append(message)
         return replies
 
+    def transaction(self, begin: bytes, messages: "list[bytes]", end: bytes) -> list[Reply]:
+        """Send requests that are done all together or not at all, and return one Reply each.
+
+        ``begin`` and ``end`` are what the subsystem puts around them (``linux/netfilter/nfnetlink.h``); the kernel
+        answers ``begin`` only if it refuses the whole, which is then what every reply says.
+        """
+        first = self._sequence + 1
+        out = bytearray()
+        for message in (begin, *messages, end):
+            self._sequence += 1
+            at = len(out)
+            out += message
+            flags = NLM_F_REQUEST if message is begin or message is end else NLM_F_REQUEST | NLM_F_ACK
+            out[at + 6 : at + 8] = (get_u16(message, 6) | flags).to_bytes(2, ORDER)
+            out[at + 8 : at + 12] = u32(self._sequence)
+            out += bytes(-len(out) % 4)
+        self._socket.send(out)
+        replies = [Reply() for _ in messages]
+        waiting = len(messages)
+        while waiting:
+            for kind, flags, sequence, message in self._receive():
+                index = sequence - first - 1
+                if kind != NLMSG_ERROR or not -1 <= index < len(replies):
+                    continue
+                if index < 0:
+                    for reply in replies:
+                        _read_error(message, flags, reply)
+                    return replies
+                _read_error(message, flags, replies[index])
+                waiting -= 1
+        return replies
+
     def dump(self, message: bytes) -> list[bytes]:
         """Send a dump request and return its messages; an inconsistent dump is repeated.
 

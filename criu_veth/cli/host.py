@@ -3,7 +3,7 @@
 import os
 from typing import NamedTuple
 
-from criu_veth import netlink, ownership, preflight, wire
+from criu_veth import netlink, ownership, preflight, tenants, wire
 from criu_veth.errors import InputError, OperationError, errno_text
 from criu_veth.state import Route, Veth
 
@@ -71,7 +71,9 @@ class AfterTheDump(netlink.Kernel):
         alive = netlink.Lifeline(self)
         for veth in veths:
             link = super().link(veth.outer.ifname) if veth.outer.ifname else None
-            if link is not None and not alive.is_dying(link) and self._peer_name(link) == veth.inner:
+            if link is None or alive.is_dying(link) or self._peer_name(link) != veth.inner:
+                continue
+            if tenants.orphan_behind(link, self) is None:  # that one goes away only if somebody kills it
                 self._hidden.add(link.index)
                 self.running.append(
                     f'veth {veth.inner}: "{link.ifname}" is there, with a container behind it whose end is'

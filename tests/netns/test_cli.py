@@ -125,15 +125,16 @@ def test_a_container_that_still_runs_is_a_warning(host: Host, configure: Callabl
 
 def test_a_container_that_is_another_is_an_error(host: Host, configure: Callable[[str], None]) -> None:
     host.bridge("br0")
-    host.container([WEB])
+    container = host.container([WEB])
     configure('mappings = ["eth1:web0@br0"]\n')
 
     shown = cli(host, "check")
 
+    name = Path(f"/proc/{container.pid}/comm").read_text().strip()
     assert shown.returncode == 1
     assert shown.stderr == (
-        'criu-veth: error: veth eth1: the name "web0" is taken by a veth device; delete or rename it, or choose another'
-        " outer name\n"
+        'criu-veth: error: veth eth1: the name "web0" is taken by a container that runs: process'
+        f" {container.pid} ({name}) lives at the other end; end that container, or choose another outer name\n"
     )
 
 

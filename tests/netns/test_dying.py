@@ -23,6 +23,16 @@ TAKEN = (
     'criu-veth: error: pre-restore: veth eth0: the name "web0" is taken by a veth device; delete or rename it, or'
     " choose another outer name\n"
 )
+
+
+def taken_by(pid: int) -> str:
+    name = Path(f"/proc/{pid}/comm").read_text().strip()
+    return (
+        f'criu-veth: error: pre-restore: veth eth0: the name "web0" is taken by a container that runs: process {pid}'
+        f" ({name}) lives at the other end; end that container, or choose another outer name\n"
+    )
+
+
 STUCK = (
     'criu-veth: error: pre-restore: veth eth0: the name "web0" is still taken by a device that is going away, after'
     " 2 s; try again\n"
@@ -66,7 +76,7 @@ def start(restore: StandIn) -> subprocess.Popen[str]:
 def test_taken_by_a_container_that_lives(bridged: Host, running: Container, restoring: Restoring) -> None:
     before = snapshot(bridged)
     done = restoring(MAPPING).act("pre-restore")
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", TAKEN)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", taken_by(running.pid))
     assert snapshot(bridged) == before
     assert running.alive
 
@@ -181,7 +191,7 @@ def test_process_that_takes_its_time_to_end(bridged: Host, restoring: Restoring)
     bridged.run("ip", "link", "add", "web0", "type", "veth", "peer", "name", "eth0", "netns", str(sleeper.pid))
     restore = restoring(MAPPING)
     done = restore.act("pre-restore")
-    assert (done.returncode, done.stderr) == (1, TAKEN)
+    assert (done.returncode, done.stderr) == (1, taken_by(sleeper.pid))
     ptrace(PTRACE_SEIZE, sleeper.pid, PTRACE_O_TRACEEXIT)
     try:
         sleeper.kill()

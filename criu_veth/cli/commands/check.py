@@ -44,7 +44,8 @@ def command(file: str | None, images: str | None, mode: str | None, as_json: boo
     FILE is the mapping file; without one it is found as the hook finds it: CRIU_VETH_CONFIG in the environment, then
     criu-veth.toml in the image directory, then /etc/criu/criu-veth.toml. Nothing is changed.
 
-    An outer end whose container still runs is no error here: it will be gone when the checkpoint has been made.
+    An outer end whose container still runs is no error here: it will be gone when the checkpoint has been made. A
+    network namespace of this host that CRIU has locked, and where it works no more, is a warning.
 
     Exit status: 0 a restore can go on, 1 this host cannot do it, 2 the mapping file is wrong.
     """
@@ -60,7 +61,7 @@ def command(file: str | None, images: str | None, mode: str | None, as_json: boo
 
 
 def _examine(file: str | None, images: str | None, mode: str | None) -> Report:
-    from criu_veth import plan
+    from criu_veth import locks, plan
     from criu_veth.cli import host, inputs
 
     sources = inputs.find(file, images)
@@ -74,7 +75,7 @@ def _examine(file: str | None, images: str | None, mode: str | None) -> Report:
         sources,
         plan=plan.make(read.veths),
         error=OperationError(*found.faults) if found.faults else None,
-        warnings=(*_not_root(), *running, *found.warnings),
+        warnings=(*_not_root(), *running, *found.warnings, *locks.everywhere()),
         notices=(*read.notices, *others),
     )
 
