@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.cli import cli
 from lab.node import Node
 from lab.oci import Oci
 
@@ -70,3 +71,27 @@ def test_lock_is_left_alone_at_every_action_that_needs_it(
         assert line.startswith(f"criu-veth: error: {POD}: ")
         assert line.endswith(", and needs the lock: without it connections are reset; wait until it has ended")
     assert client.ask("again") == "2 again"
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_orphan_of_a_runtime_is_killed(node: Node, install: Callable[..., None], tmp_path: Path, runtime: str) -> None:
+    killer = tmp_path / "killer"
+    killer.write_text(
+        f'#!/bin/sh\n[ "$CRTOOLS_SCRIPT_ACTION" != post-restore ] || [ ! -e {tmp_path}/now ] || kill -9 "$PPID"\n'
+    )
+    killer.chmod(0o755)
+    install(runtime, f"action-script {killer}", *(CRUN_LINES if runtime == "crun" else ()))
+    container = Oci(node, runtime, tmp_path)
+    container.start()
+    container.checkpoint()
+    node.wait_no_link("web0")
+    (tmp_path / "now").touch()
+    assert container.restore(check=False) != 0
+    (tmp_path / "now").unlink()
+
+    shown = cli(node, "gc", "--kill-orphans")
+
+    assert shown.stdout.endswith(": killed, its criu is gone, and it waits for it\n")
+    node.wait_no_link("web0")
+    node.run(runtime, "delete", "--force", "web", check=False)  # crun remembers it, too
+    container.restore()
