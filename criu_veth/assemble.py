@@ -128,8 +128,8 @@ def _beside(
 def name_strays() -> dict[str, tuple[int, Tuple]]:
     """Return the operations of a mapping file that names no veth of the container: those it has are said to be left."""
     slots = _Slots()
-    index, _, _ = _find_ends((), slots)
-    return {actions.POST_RESTORE: (slots.count, (index,))}
+    index, nsid, _ = _find_ends((), slots)
+    return {actions.POST_RESTORE: (slots.count, (nsid, index))}
 
 
 def settle_all() -> dict[str, tuple[int, Tuple]]:
@@ -145,7 +145,7 @@ def _finish(veths: tuple[Veth, ...], operations: tuple[plan.Operation, ...], mad
     index, nsid, outer = _find_ends(veths, slots)
     ours = [o for o in operations if o.only != plan.ADOPTED]
     theirs = _by_inner([o for o in operations if o.only == plan.ADOPTED])
-    listed = [index, nsid, *_find_masters(veths, ours, slots)]
+    listed = [nsid, index, *_find_masters(veths, ours, slots)]
     by_inner = _by_inner(ours)
     for veth in veths:
         if veth.inner in outer and _is_changed(by_inner.get(veth.inner, ())):
@@ -410,6 +410,7 @@ def _find_ends(veths: tuple[Veth, ...], slots: _Slots) -> tuple[Tuple, Tuple, di
         binds += ((slots("inner before", veth.inner), None),) if veth.adopted else ()
         wanted.append((_name_bytes(veth), binds, expects, missing, True, optional))
     stray = "%s: left alone, no mapping names it"
+    own_nsid = slots("host netns", "")
     index: Tuple = (
         INDEX,
         INNER,
@@ -417,9 +418,8 @@ def _find_ends(veths: tuple[Veth, ...], slots: _Slots) -> tuple[Tuple, Tuple, di
         netlink.LINK_ATTRS,
         (netlink.IFLA_IFNAME,),
         tuple(wanted),
-        ((netlink.INFO_KIND, b"veth\0", (netlink.IFLA_LINK_NETNSID,), stray),),
+        ((netlink.INFO_KIND, b"veth\0", (netlink.IFLA_LINK_NETNSID,), own_nsid, stray),),
     )
-    own_nsid = slots("host netns", "")
     nsid: Tuple = (
         QUERY,
         INNER,

@@ -119,21 +119,24 @@ def _capture_tree(pid: int, notes: _Notes) -> tuple[CapturedVeth, ...]:
         for path in paths[1:]:
             notes.warnings += _only_inside(path)
         return ()
-    captured: dict[str, CapturedVeth] = {}
+    seen: dict[str, list[CapturedVeth | None]] = {}
     for number, path in enumerate(paths):
         if inodes[path] in (own, 0):
             continue
-        for veth in _capture_namespace(path, paths, number, notes):
-            name = veth.inner.ifname
-            if name in captured:
-                notes.warnings.append(_same_name(captured[name], veth))
-            captured.setdefault(name, veth)
-    if beside := [veth.inner.ifname for veth in captured.values() if veth.namespace]:
+        veths, others = _capture_namespace(path, paths, number, notes)
+        for veth in veths:
+            seen.setdefault(veth.inner.ifname, []).append(veth)
+        for name in others:
+            seen.setdefault(name, []).append(None)
+    captured = [veths[0] for listed in seen.values() if (veths := [veth for veth in listed if veth])]
+    for veth in captured:
+        notes.warnings += _same_name(veth, seen[veth.inner.ifname])
+    if beside := [veth.inner.ifname for veth in captured if veth.namespace]:
         notes.notes.append(
             f"{', '.join(beside)}: in another network namespace than the first process's: comes back with --external"
             " veth[] or netdev[], not with --empty-ns net"
         )
-    return tuple(captured.values())
+    return tuple(captured)
 
 
 def _inode(path: str) -> int:
@@ -144,13 +147,19 @@ def _inode(path: str) -> int:
         return 0
 
 
-def _same_name(first: CapturedVeth, second: CapturedVeth) -> str:
-    name = second.inner.ifname
-    return (
-        f"{name}: two network namespaces of this container have a veth of that name to this host"
-        f" ({first.outer.ifname} and {second.outer.ifname}), and CRIU's option veth[{name}] means both: a restore that"
-        " brings the devices back fails; rename one of the inner ends before the dump"
-    )
+def _same_name(veth: CapturedVeth, of_that_name: list[CapturedVeth | None]) -> list[str]:
+    """Warn of a name that CRIU cannot tell apart (``veth_peer_info()``, criu/net.c): it knows no namespaces there."""
+    name = veth.inner.ifname
+    if len(of_that_name) == 1:
+        return []
+    here = [other.outer.ifname for other in of_that_name if other is not None]
+    what = f"to this host ({' and '.join(here)})" if len(here) == len(of_that_name) else "that leads elsewhere"
+    whose = "two network namespaces" if len(here) == len(of_that_name) else "another network namespace"
+    return [
+        f"{name}: {whose} of this container {'have' if whose[0] == 't' else 'has'} a veth of that name {what}, and"
+        f" CRIU's option veth[{name}] means both: a restore that brings the devices back fails; rename one of them"
+        " before the dump"
+    ]
 
 
 def _only_inside(path: str) -> list[str]:
@@ -169,14 +178,17 @@ def _only_inside(path: str) -> list[str]:
     ]
 
 
-def _capture_namespace(path: str, paths: list[str], number: int, notes: _Notes) -> list[CapturedVeth]:
-    """Capture one of the tree's network namespaces (``paths``), the one with this number."""
+def _capture_namespace(path: str, paths: list[str], number: int, notes: _Notes) -> tuple[list[CapturedVeth], list[str]]:
+    """Capture one of the tree's network namespaces (``paths``), the one with this number.
+
+    The second part of the result are the names of its other veths.
+    """
     namespaces = wire.Namespaces(path)
     try:
         return _capture_all(namespaces, path, paths, number, notes)
     except (FileNotFoundError, ProcessLookupError):
         if number and not os.path.exists(path):
-            return []  # its process has ended meanwhile, and is not dumped either
+            return [], []  # its process has ended meanwhile, and is not dumped either
         raise
     finally:
         namespaces.close()
@@ -184,7 +196,7 @@ def _capture_namespace(path: str, paths: list[str], number: int, notes: _Notes) 
 
 def _capture_all(
     namespaces: wire.Namespaces, path: str, paths: list[str], number: int, notes: _Notes
-) -> list[CapturedVeth]:
+) -> tuple[list[CapturedVeth], list[str]]:
     inner_kernel = Kernel(namespaces.inner).filtered()
     host_kernel = Kernel(namespaces.host).filtered()
     said = pairs.find(inner_kernel.links(), inner_kernel, host_kernel, path, paths)
@@ -201,10 +213,11 @@ def _capture_all(
             _inner(inner_kernel, inner_features, link, sysctl)
             for (link, _), sysctl in zip(said.found, inner_sysctls, strict=True)
         ]
-    return [
+    captured = [
         CapturedVeth(inner=inner, outer=outside.capture(outer), namespace=number)
         for inner, (_, outer) in zip(inners, said.found, strict=True)
     ]
+    return captured, said.others
 
 
 def _end(link: Link) -> dict[str, object]:

@@ -13,8 +13,8 @@ how to send, what an acknowledgement is, and where to put what an earlier reply 
 ``(INDEX, ns, message, attributes, key, wanted, strays)``
     Dump and keep parts of the messages whose attribute ``key`` is wanted: ``wanted`` has (key, binds, expects, fault
     if missing, whether it is wanted even if somebody else made it, whether it may be missing: `NEVER`, `IF_ADOPTED` or
-    `ALWAYS`), ``strays`` (path, value, needed, notice): a message that
-    nobody wanted, that has this value and the attribute ``needed``, is worth a notice.
+    `ALWAYS`), ``strays`` (path, value, place, slot, notice): a message that
+    nobody wanted, and that has this value, and at the path ``place`` that of ``slot``, is worth a notice.
 ``(SYSCTL, ns, path, value, text)``
     Write a file below ``/proc/sys/net``; its undo is what stood there.
 ``(SYSCTL_OF, (directory, file), slot, value, text)``
@@ -342,10 +342,11 @@ class Executor:
                 faults += self._wanted(entry, there)
         if faults:
             raise OperationError(*faults)
-        for path, value, needed, notice in strays:
+        for path, value, place, slot, notice in strays:
             for name, found in by_key.items():
-                outside = wire.find_attr(found, attributes, needed) is not None
-                if name and outside and wire.find_attr(found, attributes, path) == value:
+                if wire.find_attr(found, attributes, place) != self._slot(slot):
+                    continue
+                if name and wire.find_attr(found, attributes, path) == value:
                     self.notices.append(notice % name.rstrip(b"\0").decode("utf-8", "replace"))
 
     def _wanted(self, entry: "Operation", there: bytes | None) -> "list[str]":
@@ -564,7 +565,7 @@ class Executor:
 
         _, names, links, slots, operations, fault, required = operation
         init_pid = wire.get_u32(self._slot(SLOT_INIT_PID), 0)
-        namespaces = tree.find(self._namespaces, init_pid, frozenset(names), links)
+        namespaces = tree.find(self._namespaces, init_pid, frozenset(names), links, early=not required)
         if namespaces is None:
             if required:
                 raise OperationError(fault)

@@ -16,11 +16,15 @@ _NAMES = ("/run/netns", "/var/run/netns")
 
 
 class Pairs(NamedTuple):
-    """``found`` are pairs of an inner and an outer end; the rest is what is to be said of other devices."""
+    """``found`` are pairs of an inner and an outer end; the rest is what is to be said of other devices.
+
+    ``others`` are the names of the veths that do not lead to this host.
+    """
 
     found: list[tuple[Link, Link]]
     notes: list[str]
     warnings: list[str]
+    others: list[str]
 
 
 @contextmanager
@@ -45,7 +49,7 @@ def find(links: Iterable[Link], inner: Kernel, host: Kernel, path: str, tree: It
     ``tree`` are the paths of all network namespaces of the container. Raises ProcessLookupError if an outer end goes
     away meanwhile.
     """
-    said = Pairs([], [], [])
+    said = Pairs([], [], [], [])
     with opened([path, "/proc/thread-self/ns/net", *tree]) as (own, home, *others):
         known = {inner.nsid_of(descriptor) for descriptor in others} - {-1}
         host_id = inner.nsid_of(home)
@@ -55,8 +59,10 @@ def find(links: Iterable[Link], inner: Kernel, host: Kernel, path: str, tree: It
                 if link.ifname != "lo":
                     said.notes.append(f"{link.ifname}: {link.kind or 'another kind of'} device, not touched")
             elif nsid is None or nsid in known:
+                said.others.append(link.ifname)
                 said.notes.append(f"{link.ifname}: its peer is in the container too, not touched")
             elif nsid != host_id or nsid < 0:
+                said.others.append(link.ifname)
                 said.warnings.append(f"{link.ifname}: {_elsewhere(link.ifname, nsid, inner)}")
             else:
                 said.found.append((link, _outer_end(link, own, host)))

@@ -15,6 +15,7 @@ from criu_veth import wire
 _LINK_ATTRS = 32
 _IFLA_IFNAME, _IFLA_LINK_NETNSID = 3, 37
 _KIND, _VETH = (18, 1), b"veth\0"
+_RTM_GETNSID, _NETNSA_NSID, _NETNSA_PID, _NSID_ATTRS, _NOT_ASSIGNED = 90, 1, 2, 20, b"\xff" * 4
 _PIDFD_GETFD = 438
 _SO_PEEK_OFF, _MSG_PEEK = 42, 2
 _SOL_SOCKET, _SCM_RIGHTS = 1, 1
@@ -73,17 +74,20 @@ def _read(path: str) -> bytes:
         posix.close(descriptor)
 
 
-def find(namespaces: wire.Namespaces, init_pid: int, names: "frozenset[bytes]", links: bytes) -> "wire.Namespaces|None":
-    """Return the namespace beside the first process's in which all of ``names`` are veths to another namespace.
+def find(
+    namespaces: wire.Namespaces, init_pid: int, names: "frozenset[bytes]", links: bytes, *, early: bool
+) -> "wire.Namespaces | None":
+    """Return the namespace beside the first process's in which all of ``names`` are veths to this process's namespace.
 
-    ``links`` asks for a dump of links. The result is closed with ``namespaces``.
+    ``links`` asks for a dump of links; ``early``: CRIU has not made the other processes yet. The result is closed with
+    ``namespaces``.
     """
     for path in paths_of(init_pid)[1:]:
         other = wire.Namespaces(path)
         namespaces.keep(other)
         if _has(other, names, links):
             return other
-    for descriptor in _kept(init_pid):
+    for descriptor in _kept(init_pid) if early else ():
         other = wire.Namespaces(f"/proc/self/fd/{descriptor}", descriptor)
         namespaces.keep(other)
         if _has(other, names, links):
@@ -92,15 +96,20 @@ def find(namespaces: wire.Namespaces, init_pid: int, names: "frozenset[bytes]", 
 
 
 def _has(namespaces: wire.Namespaces, names: "frozenset[bytes]", links: bytes) -> bool:
+    own = bytes(4) + wire.put_attr(_NETNSA_PID, wire.u32(posix.getpid()))
     try:
         found = namespaces.inner.dump(links)
+        (reply,) = namespaces.inner.request([wire.message(_RTM_GETNSID, 0, own)])
     except OSError:  # its process has ended
+        return False
+    here = wire.find_attr(reply.messages[0], _NSID_ATTRS, (_NETNSA_NSID,)) if reply.messages else None
+    if here is None or here == _NOT_ASSIGNED:
         return False
     veths = {
         wire.find_attr(link, _LINK_ATTRS, (_IFLA_IFNAME,))
         for link in found
         if wire.find_attr(link, _LINK_ATTRS, _KIND) == _VETH
-        and wire.find_attr(link, _LINK_ATTRS, (_IFLA_LINK_NETNSID,)) is not None
+        and wire.find_attr(link, _LINK_ATTRS, (_IFLA_LINK_NETNSID,)) == here
     }
     return names <= veths
 

@@ -66,9 +66,23 @@ def test_one_name_twice(restoring: Restoring, bridged: Host) -> None:
     container, _ = nested(bridged, (FIRST,), (Link(inner="eth0", outer="app0", bridge="br0"),))
     assert said(restoring("").act("pre-dump", container)) == [
         "warning: eth0: two network namespaces of this container have a veth of that name to this host (web0 and app0),"
-        " and CRIU's option veth[eth0] means both: a restore that brings the devices back fails; rename one of the"
-        " inner ends before the dump",
+        " and CRIU's option veth[eth0] means both: a restore that brings the devices back fails; rename one of them"
+        " before the dump",
         "captured eth0: web0",
+    ]
+
+
+def test_name_of_a_nested_container(restoring: Restoring, bridged: Host) -> None:
+    """A container in the container has an eth0 as well, whose peer is a port of a bridge in there."""
+    container, child = nested(bridged, (FIRST,), ())
+    container.run("ip", "link", "add", "in0", "type", "veth", "peer", "name", "eth0", "netns", str(child.pid))
+    assert sorted(said(restoring("").act("pre-dump", container))) == [
+        "captured eth0: web0",
+        "notice: eth0: its peer is in the container too, not touched",
+        "notice: in0: its peer is in the container too, not touched",
+        "warning: eth0: another network namespace of this container has a veth of that name that leads elsewhere, and"
+        " CRIU's option veth[eth0] means both: a restore that brings the devices back fails; rename one of them before"
+        " the dump",
     ]
 
 
