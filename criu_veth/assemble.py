@@ -4,6 +4,7 @@ undo.
 
 import errno
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from criu_veth import actions, dressing, netlink, ovs, ownership, plan, rules, wire
@@ -37,6 +38,7 @@ from criu_veth.execute import (
     TRY,
     UNLESS_ALL,
     UNLESS_ATTACHED,
+    WITHIN,
 )
 from criu_veth.plan import Plan
 from criu_veth.state import Route, Veth
@@ -45,6 +47,8 @@ Tuple = tuple[Any, ...]
 
 _AT_INDEX = netlink.INDEX_OFFSET
 _FLAGS_OFFSET = 24  # ifi_flags
+#: NETNSA_NSID_NOT_ASSIGNED, which is nobody's id: two namespaces without one are not the same.
+_NO_NSID = b"\xff\xff\xff\xff"
 
 
 class _Slots:
@@ -76,20 +80,56 @@ def assemble(made: Plan, late: Tuple = ()) -> dict[str, tuple[int, Tuple]]:
         slots = _Slots()
         if action == actions.PRE_RESTORE:
             listed = _forget(operations)
-        elif action == actions.POST_RESTORE:
-            listed = _finish(veths, operations, made, slots)
-        else:
+        elif action == actions.SETUP_NAMESPACES:  # what is made here is moved by CRIU, or is the first process's
             listed = _make(veths, operations, slots, late)
+        else:
+            stage = partial(_stage, action, made, late)
+            mine = tuple(veth for veth in veths if not veth.namespace)
+            listed = stage(mine, operations, slots) if mine else []
+            listed += _beside(veths, operations, stage, required=action == actions.POST_RESTORE)
         if listed:
             out[action] = (slots.count, tuple(listed))
     return out
 
 
+def _stage(
+    action: str, made: Plan, late: Tuple, veths: tuple[Veth, ...], operations: tuple[plan.Operation, ...], slots: _Slots
+) -> list[Tuple]:
+    """Return what is done for the veths of one network namespace."""
+    inners = {veth.inner for veth in veths}
+    mine = tuple(operation for operation in operations if operation.inner in inners)
+    if action == actions.POST_RESTORE:
+        return _finish(veths, mine, made, slots)
+    return _make(veths, mine, slots, late)
+
+
+def _beside(
+    veths: tuple[Veth, ...],
+    operations: tuple[plan.Operation, ...],
+    stage: Callable[[tuple[Veth, ...], tuple[plan.Operation, ...], _Slots], list[Tuple]],
+    *,
+    required: bool,
+) -> list[Tuple]:
+    """Return what is done in the network namespaces that the container has beside its first process's."""
+    listed: list[Tuple] = []
+    for number in sorted({veth.namespace for veth in veths} - {0}):
+        mine = tuple(veth for veth in veths if veth.namespace == number)
+        slots = _Slots()
+        steps = tuple(stage(mine, operations, slots))
+        names = ", ".join(veth.inner for veth in mine)
+        fault = f"veth {names}: no process of the container is in a network namespace that has it ({mine[0].where})"
+        if not required:
+            fault = f"{names}: its network namespace cannot be entered yet: its IPv6 addresses are as CRIU made them"
+        inners = tuple(_name_bytes(veth) for veth in mine)
+        listed.append((WITHIN, inners, netlink.dump_links(), slots.count, steps, fault, required))
+    return listed
+
+
 def name_strays() -> dict[str, tuple[int, Tuple]]:
     """Return the operations of a mapping file that names no veth of the container: those it has are said to be left."""
     slots = _Slots()
-    index, _, _ = _find_ends((), slots)
-    return {actions.POST_RESTORE: (slots.count, (index,))}
+    index, nsid, _ = _find_ends((), slots)
+    return {actions.POST_RESTORE: (slots.count, (nsid, index))}
 
 
 def settle_all() -> dict[str, tuple[int, Tuple]]:
@@ -105,7 +145,7 @@ def _finish(veths: tuple[Veth, ...], operations: tuple[plan.Operation, ...], mad
     index, nsid, outer = _find_ends(veths, slots)
     ours = [o for o in operations if o.only != plan.ADOPTED]
     theirs = _by_inner([o for o in operations if o.only == plan.ADOPTED])
-    listed = [index, nsid, *_find_masters(veths, ours, slots)]
+    listed = [nsid, index, *_find_masters(veths, ours, slots)]
     by_inner = _by_inner(ours)
     for veth in veths:
         if veth.inner in outer and _is_changed(by_inner.get(veth.inner, ())):
@@ -370,6 +410,7 @@ def _find_ends(veths: tuple[Veth, ...], slots: _Slots) -> tuple[Tuple, Tuple, di
         binds += ((slots("inner before", veth.inner), None),) if veth.adopted else ()
         wanted.append((_name_bytes(veth), binds, expects, missing, True, optional))
     stray = "%s: left alone, no mapping names it"
+    own_nsid = slots("host netns", "")
     index: Tuple = (
         INDEX,
         INNER,
@@ -377,9 +418,8 @@ def _find_ends(veths: tuple[Veth, ...], slots: _Slots) -> tuple[Tuple, Tuple, di
         netlink.LINK_ATTRS,
         (netlink.IFLA_IFNAME,),
         tuple(wanted),
-        ((netlink.INFO_KIND, b"veth\0", stray),),
+        ((netlink.INFO_KIND, b"veth\0", (netlink.IFLA_LINK_NETNSID,), own_nsid, stray),),
     )
-    own_nsid = slots("host netns", "")
     nsid: Tuple = (
         QUERY,
         INNER,
@@ -401,10 +441,24 @@ def _find_ends(veths: tuple[Veth, ...], slots: _Slots) -> tuple[Tuple, Tuple, di
                 (slots("before", veth.inner), None),
             ),
             (
+                *(
+                    (
+                        slots("peer netns", veth.inner),
+                        right,
+                        f"veth {veth.inner}: its outer end is not in this network namespace",
+                    )
+                    for right in (own_nsid, (_NO_NSID,))
+                ),
+                # It leads back, and into another namespace: an ifindex alone may be any device's.
                 (
-                    slots("peer netns", veth.inner),
-                    own_nsid,
-                    f"veth {veth.inner}: its outer end is not in this network namespace",
+                    (netlink.LINK_ATTRS, (netlink.IFLA_LINK,)),
+                    slots("inner", veth.inner),
+                    f"veth {veth.inner}: its outer end has gone away",
+                ),
+                (
+                    (netlink.LINK_ATTRS, netlink.INFO_KIND),
+                    veth.kind.encode() + b"\0",
+                    f"veth {veth.inner}: its outer end has gone away",
                 ),
             ),
             f"veth {veth.inner}: cannot find its outer end",

@@ -11,11 +11,10 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from criu_veth import __version__, container, netlink, ovs, rules, wire
+from criu_veth import __version__, container, netlink, ovs, pairs, rules, tree, wire
 from criu_veth.errors import OperationError
 from criu_veth.netlink import Kernel, Link, Message
 from criu_veth.state import (
-    SCHEMA_VERSION,
     Address,
     CapturedVeth,
     End,
@@ -32,6 +31,7 @@ from criu_veth.state import (
     State,
     TcClass,
     Vlan,
+    version_for,
 )
 
 E = TypeVar("E", bound=End)
@@ -82,29 +82,26 @@ class _Notes:
 
 
 def capture(pid: int) -> State:
-    """Capture the network of the container whose first process is ``pid``.
+    """Capture the network of the container whose first process is ``pid``: of every network namespace in its tree.
 
     Raises OperationError: the process is gone, or the kernel refused to be read.
     """
     path = f"/proc/{pid}/ns/net"
-    namespaces = wire.Namespaces(path)
     notes = _Notes()
     try:
         inode = os.stat(path).st_ino
-        veths = () if inode == os.stat("/proc/self/ns/net").st_ino else _capture_all(pid, namespaces, notes)
+        veths = _capture_tree(pid, notes)
         if os.stat(path).st_ino != inode:
             raise OperationError(f"process {pid} is another one now: its container ended during the capture")
     except (FileNotFoundError, ProcessLookupError):
         raise OperationError(f"process {pid} is gone: its network cannot be captured") from None
     except OSError as error:
         raise OperationError(f"cannot capture the network of process {pid}: {error}") from None
-    finally:
-        namespaces.close()
     uname = os.uname()
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     host = Host(hostname=uname.nodename, kernel=uname.release, criu_veth=__version__, created=now.isoformat())
     return State(
-        version=SCHEMA_VERSION,
+        version=version_for(veths),
         host=host,
         container=container.of_process(pid),
         veths=veths,
@@ -113,35 +110,114 @@ def capture(pid: int) -> State:
     )
 
 
-def _capture_all(pid: int, namespaces: wire.Namespaces, notes: _Notes) -> tuple[CapturedVeth, ...]:
+def _capture_tree(pid: int, notes: _Notes) -> tuple[CapturedVeth, ...]:
+    """Capture all network namespaces of the tree; what CRIU can never restore of them is warned of and left out."""
+    paths = tree.paths_of(pid)
+    own = os.stat("/proc/self/ns/net").st_ino
+    inodes = {path: _inode(path) for path in paths}
+    if inodes[paths[0]] == own:
+        for path in paths[1:]:
+            notes.warnings += _only_inside(path)
+        return ()
+    seen: dict[str, list[CapturedVeth | None]] = {}
+    for number, path in enumerate(paths):
+        if inodes[path] in (own, 0):
+            continue
+        veths, others = _capture_namespace(path, paths, number, notes)
+        for veth in veths:
+            seen.setdefault(veth.inner.ifname, []).append(veth)
+        for name in others:
+            seen.setdefault(name, []).append(None)
+    captured = [veths[0] for listed in seen.values() if (veths := [veth for veth in listed if veth])]
+    for veth in captured:
+        notes.warnings += _same_name(veth, seen[veth.inner.ifname])
+    if beside := [veth.inner.ifname for veth in captured if veth.namespace]:
+        notes.notes.append(
+            f"{', '.join(beside)}: in another network namespace than the first process's: comes back with --external"
+            " veth[] or netdev[], not with --empty-ns net"
+        )
+    return tuple(captured)
+
+
+def _inode(path: str) -> int:
+    """Return the inode of a network namespace, or 0 if its process has ended."""
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
+
+
+def _same_name(veth: CapturedVeth, of_that_name: list[CapturedVeth | None]) -> list[str]:
+    """Warn of a name that CRIU cannot tell apart (``veth_peer_info()``, criu/net.c): it knows no namespaces there."""
+    name = veth.inner.ifname
+    if len(of_that_name) == 1:
+        return []
+    here = [other.outer.ifname for other in of_that_name if other is not None]
+    what = f"to this host ({' and '.join(here)})" if len(here) == len(of_that_name) else "that leads elsewhere"
+    whose = "two network namespaces" if len(here) == len(of_that_name) else "another network namespace"
+    return [
+        f"{name}: {whose} of this container {'have' if whose[0] == 't' else 'has'} a veth of that name {what}, and"
+        f" CRIU's option veth[{name}] means both: a restore that brings the devices back fails; rename one of them"
+        " before the dump"
+    ]
+
+
+def _only_inside(path: str) -> list[str]:
+    """Warn of the veths of a namespace that only a child of the first process has."""
+    namespaces = wire.Namespaces(path)
+    try:
+        links = Kernel(namespaces.inner).links()
+    finally:
+        namespaces.close()
+    names = ", ".join(link.ifname for link in links if link.kind == "veth")
+    if not names:
+        return []
+    return [
+        f"{names}: in the network namespace of a child, while the first process is in this host's: CRIU dumps that and"
+        " cannot restore it; dump the child, or give the first process a network namespace of its own"
+    ]
+
+
+def _capture_namespace(path: str, paths: list[str], number: int, notes: _Notes) -> tuple[list[CapturedVeth], list[str]]:
+    """Capture one of the tree's network namespaces (``paths``), the one with this number.
+
+    The second part of the result are the names of its other veths.
+    """
+    namespaces = wire.Namespaces(path)
+    try:
+        return _capture_all(namespaces, path, paths, number, notes)
+    except (FileNotFoundError, ProcessLookupError):
+        if number and not os.path.exists(path):
+            return [], []  # its process has ended meanwhile, and is not dumped either
+        raise
+    finally:
+        namespaces.close()
+
+
+def _capture_all(
+    namespaces: wire.Namespaces, path: str, paths: list[str], number: int, notes: _Notes
+) -> tuple[list[CapturedVeth], list[str]]:
     inner_kernel = Kernel(namespaces.inner).filtered()
-    links = inner_kernel.links()
-    host_nsid = inner_kernel.nsid(os.getpid())
+    host_kernel = Kernel(namespaces.host).filtered()
+    said = pairs.find(inner_kernel.links(), inner_kernel, host_kernel, path, paths)
+    notes.notes += said.notes
+    notes.warnings += said.warnings
     inner_features = netlink.Generic(namespaces.generic(inner=True))
     host_features = netlink.Generic(namespaces.generic(inner=False))
-    outside = _OuterEnds(Kernel(namespaces.host).filtered(), host_features, notes)
-    pairs = []
-    for link in links:
-        if link.kind != "veth":
-            if link.ifname != "lo":
-                notes.notes.append(f"{link.ifname}: {link.kind or 'another kind of'} device, not touched")
-        elif link.get("IFLA_LINK_NETNSID", -1) != host_nsid:
-            notes.notes.append(f"{link.ifname}: its peer is not in the host's network namespace, not touched")
-        else:
-            pairs.append((link, outside.peer_of(link)))
-    outside.ask_open_vswitch([outer for _, outer in pairs])
+    outside = _OuterEnds(host_kernel, host_features, notes)
+    outside.ask_open_vswitch([outer for _, outer in said.found])
     with namespaces.inside():
         sysctls = _Sysctls()
-        inner_sysctls = [sysctls.of(link.ifname) for link, _ in pairs]
+        inner_sysctls = [sysctls.of(link.ifname) for link, _ in said.found]
         inners = [
             _inner(inner_kernel, inner_features, link, sysctl)
-            for (link, _), sysctl in zip(pairs, inner_sysctls, strict=True)
+            for (link, _), sysctl in zip(said.found, inner_sysctls, strict=True)
         ]
-    if inner_kernel.nsid(os.getpid()) != host_nsid:
-        raise ProcessLookupError(pid)
-    return tuple(
-        CapturedVeth(inner=inner, outer=outside.capture(outer)) for inner, (_, outer) in zip(inners, pairs, strict=True)
-    )
+    captured = [
+        CapturedVeth(inner=inner, outer=outside.capture(outer), namespace=number)
+        for inner, (_, outer) in zip(inners, said.found, strict=True)
+    ]
+    return captured, said.others
 
 
 def _end(link: Link) -> dict[str, object]:
@@ -242,13 +318,6 @@ class _OuterEnds:
         if qdisc.get("TCA_KIND") in _INGRESS_QDISCS:
             return bool(switch.ingress_policing_rate or switch.ingress_policing_kpkts_rate)
         return self._ovs is not None and bool(self._ovs.ports[link.ifname].port.get("qos"))
-
-    def peer_of(self, inner: Link) -> Link:
-        """Return the outer end of a pair by its inner end."""
-        peer = self._kernel.link_at(inner.get("IFLA_LINK"))
-        if peer is None:
-            raise ProcessLookupError(f"the outer end of {inner.ifname} has gone away")
-        return peer
 
     def _link_at(self, index: int) -> Link:
         if index not in self._links:
@@ -684,15 +753,18 @@ def with_sysctls(found: State, pid: int, asked: Mapping[str, tuple[set[str], set
         return {key: value for key, path in paths.items() if (value := _read_sysctl(path)) is not None}
 
     nothing: tuple[set[str], set[str]] = (set(), set())
-    keys = [asked.get(veth.inner.ifname, nothing) for veth in found.veths]
-    with wire.Inside(f"/proc/{pid}/ns/net"):
-        inner = [read(veth.inner, of_inner) for veth, (of_inner, _) in zip(found.veths, keys, strict=True)]
-    outer = [read(veth.outer, of_outer) for veth, (_, of_outer) in zip(found.veths, keys, strict=True)]
-    veths = tuple(
-        CapturedVeth(inner=_with_more(veth.inner, mine), outer=_with_more(veth.outer, others))
-        for veth, mine, others in zip(found.veths, inner, outer, strict=True)
-    )
-    return replace(found, veths=veths)
+    paths = tree.paths_of(pid)
+    veths = []
+    for veth in found.veths:
+        of_inner, of_outer = asked.get(veth.inner.ifname, nothing)
+        if veth.namespace < len(paths):
+            with wire.Inside(paths[veth.namespace]):
+                inner = _with_more(veth.inner, read(veth.inner, of_inner))
+        else:
+            inner = veth.inner
+        outer = _with_more(veth.outer, read(veth.outer, of_outer))
+        veths.append(replace(veth, inner=inner, outer=outer))
+    return replace(found, veths=tuple(veths))
 
 
 def _with_more(end: E, sysctl: dict[str, str]) -> E:

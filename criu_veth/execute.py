@@ -13,8 +13,8 @@ how to send, what an acknowledgement is, and where to put what an earlier reply 
 ``(INDEX, ns, message, attributes, key, wanted, strays)``
     Dump and keep parts of the messages whose attribute ``key`` is wanted: ``wanted`` has (key, binds, expects, fault
     if missing, whether it is wanted even if somebody else made it, whether it may be missing: `NEVER`, `IF_ADOPTED` or
-    `ALWAYS`), ``strays`` (path, value, notice): a message that
-    nobody wanted and that has this value is worth a notice.
+    `ALWAYS`), ``strays`` (path, value, place, slot, notice): a message that
+    nobody wanted, and that has this value, and at the path ``place`` that of ``slot``, is worth a notice.
 ``(SYSCTL, ns, path, value, text)``
     Write a file below ``/proc/sys/net``; its undo is what stood there.
 ``(SYSCTL_OF, (directory, file), slot, value, text)``
@@ -52,12 +52,17 @@ how to send, what an acknowledgement is, and where to put what an earlier reply 
 ``(JOURNAL, lines)``
     Write down what is about to be made that would outlive this restore, if it were to fail.
 
+``(WITHIN, names, links, slots, operations, fault, required)``
+    Run ``operations``, with slots of their own, where INNER is another network namespace of the container: the one
+    whose inner ends are called ``names``. Where there is none, ``fault`` is an error, or a notice unless ``required``.
+
 ``ns`` is HOST or INNER, or one of these with generic netlink. ``binds`` are (slot, source): an int is the offset of
 four bytes of the message, a path of attribute types the payload of that attribute (empty if there is none), None the
 whole message. ``expects`` are (left, right, fault): left a slot, or (offset, number of bytes or path of attributes
-that start there) in the reply; right bytes or a slot. ``undo`` is (ns, message, patches, copies, text), or a list of
-such steps of which the last is taken first; copies are (slot of a whole reply, path, wrap, default): the attribute that
-the kernel reported before, put into the nested attributes ``wrap`` ((type, bytes before it), ...) at the message's end.
+that start there) in the reply; right bytes or a slot, or a tuple of what left may not be. ``undo`` is (ns, message,
+patches, copies, text), or a list of such steps of which the last is taken first; copies are (slot of a whole reply,
+path, wrap, default): the attribute that the kernel reported before, put into the nested attributes ``wrap`` ((type,
+bytes before it), ...) at the message's end.
 """
 
 import posix
@@ -66,7 +71,7 @@ from criu_veth import runs, wire
 from criu_veth.errors import OperationError, errno_text
 
 NETLINK, QUERY, INDEX, SYSCTL, SYSCTL_OF, PRESENT, GROUP, JOURNAL, SETTLE, ANNOUNCE, VERIFY, RUN, RUN_UNLESS = range(13)
-TRY, JUDGE, DRESS, COMPARE, UNLESS_ATTACHED, UNLESS_ALL = range(13, 19)
+TRY, JUDGE, DRESS, COMPARE, UNLESS_ATTACHED, UNLESS_ALL, WITHIN = range(13, 20)
 HOST, INNER, HOST_GENERIC, INNER_GENERIC = range(4)
 
 #: Whether what an INDEX wants may be missing.
@@ -151,6 +156,7 @@ class Executor:
             ANNOUNCE: self._announce,
             RUN: self._run_program,
             RUN_UNLESS: self._run_unless,
+            WITHIN: self._within,
         }
         self._batch: list[Operation] = []
         #: Descriptions of what was done, and notices, in order.
@@ -191,6 +197,9 @@ class Executor:
         faults = []
         while self._undo:
             step = self._undo.pop()
+            if len(step) == 1:  # all that was done in another namespace
+                faults += step[0].undo()
+                continue
             try:
                 fault = self._undo_one(step)
             except OSError as error:
@@ -313,7 +322,11 @@ class Executor:
                 offset, what = left
                 size = what if isinstance(what, int) else 0
                 found = message[offset : offset + size] if size else wire.find_attr(message, offset, what)
-            if found != (self._slot(right) if isinstance(right, int) else right):
+            if isinstance(right, tuple):
+                fits = found not in right
+            else:
+                fits = found == (self._slot(right) if isinstance(right, int) else right)
+            if not fits:
                 return str(fault) or "not as expected"
         return ""
 
@@ -329,8 +342,10 @@ class Executor:
                 faults += self._wanted(entry, there)
         if faults:
             raise OperationError(*faults)
-        for path, value, notice in strays:
+        for path, value, place, slot, notice in strays:
             for name, found in by_key.items():
+                if wire.find_attr(found, attributes, place) != self._slot(slot):
+                    continue
                 if name and wire.find_attr(found, attributes, path) == value:
                     self.notices.append(notice % name.rstrip(b"\0").decode("utf-8", "replace"))
 
@@ -544,6 +559,26 @@ class Executor:
             with self._namespaces.inside():
                 return _exchange(path, value)
         return _exchange(path, value)
+
+    def _within(self, operation: "Operation") -> None:
+        from criu_veth import tree  # noqa: PLC0415 - only where a container has several network namespaces
+
+        _, names, links, slots, operations, fault, required = operation
+        init_pid = wire.get_u32(self._slot(SLOT_INIT_PID), 0)
+        namespaces = tree.find(self._namespaces, init_pid, frozenset(names), links, early=not required)
+        if namespaces is None:
+            if required:
+                raise OperationError(fault)
+            self.notices.append(fault)
+            return
+        there = Executor(namespaces, slots, init_pid, present=self.present)
+        self._undo.append((there,))
+        there.run(operations)
+        self.done += there.done
+        self.notices += there.notices
+        before, later = self.after, there.after
+        if later is not None:
+            self.after = later if before is None else lambda: (before(), later())[-1]
 
     def _run_program(self, operation: "Operation") -> None:
         _, argv, parts, undo = operation

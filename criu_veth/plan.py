@@ -417,8 +417,12 @@ def make(veths: tuple[Veth, ...], *, repeat: int = 3, interval: float = 1.0) -> 
     segment that arrives before would be answered with a reset. Port flags precede "up", so that no frame passes an
     unguarded port.
     """
+    veths = tuple(veth for veth in veths if not is_lost(veth))
     early = [operation for veth in veths if veth.mode in (EMPTY, READY) for operation in _made_here(veth)]
-    seen = [operation for veth in veths if veth.mode == UNKNOWN for operation in _made_here(veth)]
+    # Where only the first process is there, only in its network namespace can a pair be made.
+    seen = [
+        operation for veth in veths if veth.mode == UNKNOWN and not veth.namespace for operation in _made_here(veth)
+    ]
     seen += [_settle(veth) for veth in veths if _may_be_tentative(veth)]
     late = [operation for veth in veths for operation in _late(veth)]
     stages: dict[str, list[Operation]] = {
@@ -429,6 +433,15 @@ def make(veths: tuple[Veth, ...], *, repeat: int = 3, interval: float = 1.0) -> 
     }
     operations = {action: tuple(listed) for action, listed in stages.items() if listed}
     return Plan(veths=veths, operations=operations, repeat=repeat, interval=interval)
+
+
+def is_lost(veth: Veth) -> bool:
+    """Say whether nobody can bring this veth back.
+
+    The hook makes devices in the first process's network namespace. The others that CRIU leaves empty are not there
+    for it before the processes are, and these have restored their sockets by then.
+    """
+    return veth.mode == EMPTY and veth.namespace > 0
 
 
 def _may_be_left_in_ovs(veth: Veth) -> bool:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from criu_veth import netlink, ovs, ownership, rules, tenants, wire
+from criu_veth import netlink, ovs, ownership, plan, rules, tenants, wire
 from criu_veth.errors import OperationError
 from criu_veth.state import Veth
 
@@ -45,6 +45,9 @@ def preflight(
     ``decided``: the hook makes all pairs that it makes unless somebody else does.
     """
     check = _Preflight(kernel, () if decided else [v.inner for v in veths if ownership.is_judged_later(v.mode)])
+    for veth in veths:
+        check.lost(veth)
+    veths = tuple(veth for veth in veths if not plan.is_lost(veth))
     check.open_vswitch([veth for veth in veths if veth.outer.ovs])
     if ahead:
         veths = tuple(_without_names(veth) for veth in veths)
@@ -87,6 +90,14 @@ class _Preflight:
     def _fault(self, veth: Veth, text: str) -> None:
         faults = self.deferred.setdefault(veth.inner, []) if veth.inner in self._undecided else self.faults
         faults.append(text)
+
+    def lost(self, veth: Veth) -> None:
+        """Warn of what an empty network namespace will stay without."""
+        if plan.is_lost(veth):
+            self.warnings.append(
+                f"veth {veth.inner}: it was in another network namespace than the first process's, which --empty-ns net"
+                " leaves empty: it does not come back"
+            )
 
     def master(self, veth: Veth) -> None:
         """Check the device that the outer end becomes a port of."""

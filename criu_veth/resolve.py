@@ -198,6 +198,7 @@ def _as_captured(captured: CapturedVeth, remap: Mapping[str, str], where: str) -
         captured=True,
         was=captured.outer.ifname,
         was_ovs=was_ovs,
+        namespace=captured.namespace,
     )
 
 

@@ -15,7 +15,9 @@ import msgspec
 from criu_veth import paths, rules
 from criu_veth.errors import InputError
 
-SCHEMA_VERSION = 1
+#: The newest version that is read. A file is of the oldest one that can say what it says: 2 has veths of several
+#: network namespaces, whose inner ends a reader of 1 would look for in the first process's.
+SCHEMA_VERSION = 2
 MAX_SIZE = 32 << 20
 
 #: Bridge port flags, by the names of ``bridge link set``.
@@ -278,10 +280,15 @@ class Inner(End, frozen=True, kw_only=True):
 
 
 class CapturedVeth(Data, frozen=True, kw_only=True):
-    """One pair, as it was at the dump."""
+    """One pair, as it was at the dump.
+
+    ``namespace`` is the number of the inner end's network namespace in the container's process tree: 0 is the first
+    process's, and the others follow in the order in which a walk through the tree comes to them.
+    """
 
     inner: Inner
     outer: Outer
+    namespace: U32 = 0
 
 
 class Host(Data, frozen=True, kw_only=True):
@@ -345,7 +352,7 @@ class Veth(Data, frozen=True, kw_only=True):
     Open vSwitch at the dump. ``named`` if the outer end's name comes from the mapping file. ``adopted`` is there where
     somebody else makes the pair or may do so; if that is certain, ``outer`` has no more than what the mapping file
     asks for, and an empty name leaves the maker's. ``was`` is the outer end's name at the dump, ``overruled`` what of
-    the capture criu's caller overruled.
+    the capture criu's caller overruled. ``namespace`` is as in `CapturedVeth`.
     """
 
     inner: str
@@ -366,6 +373,7 @@ class Veth(Data, frozen=True, kw_only=True):
     adopted: Adopted | None = None
     was: str = ""
     overruled: str = ""
+    namespace: int = 0
 
     @property
     def paired(self) -> bool:
@@ -375,6 +383,11 @@ class Veth(Data, frozen=True, kw_only=True):
 
 class _Version(msgspec.Struct):
     version: int
+
+
+def version_for(veths: Iterable[CapturedVeth]) -> int:
+    """Return the version of a state file that has these veths."""
+    return 2 if any(veth.namespace for veth in veths) else 1
 
 
 def encode(state: State) -> bytes:

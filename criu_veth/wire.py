@@ -253,6 +253,11 @@ def _read_error(message: bytes, flags: int, reply: Reply) -> None:
             reply.detail = text.rstrip(b"\0").decode("utf-8", "replace")
 
 
+def socket_of(descriptor: int) -> "_socket.socket":
+    """Return the socket that a descriptor is of, which is closed with it."""
+    return _socket.socket(fileno=descriptor)
+
+
 def enter_netns(fd: int) -> None:
     """Move this thread into the network namespace of the open file ``fd``.
 
@@ -272,11 +277,14 @@ def enter_netns(fd: int) -> None:
 class Namespaces:
     """Routing netlink sockets of the host's network namespace and of the container's, each made when first used.
 
-    ``inner_path`` is ``/proc/PID/ns/net`` of the container, or None where there is none yet.
+    ``inner_path`` is ``/proc/PID/ns/net`` of the container, or None where there is none yet; ``descriptor`` one that is
+    closed with the sockets.
     """
 
-    def __init__(self, inner_path: str | None) -> None:
+    def __init__(self, inner_path: str | None, descriptor: int | None = None) -> None:
         self._inner_path = inner_path
+        self._descriptor = descriptor
+        self._others: list[Namespaces] = []
         self._host: Rtnl | None = None
         self._inner: Rtnl | None = None
         self._generic: dict[bool, Rtnl] = {}
@@ -312,8 +320,17 @@ class Namespaces:
             raise ValueError("there is no container network namespace at this action")
         return Inside(self._inner_path)
 
+    def keep(self, other: "Namespaces") -> None:
+        """Have those of another network namespace of the same container closed with these."""
+        self._others.append(other)
+
     def close(self) -> None:
         """Close all sockets; one that is used again is made anew."""
+        for other in self._others:
+            other.close()
+        if self._descriptor is not None:
+            posix.close(self._descriptor)
+        self._others, self._descriptor = [], None
         for rtnl in (self._host, self._inner, *self._generic.values()):
             if rtnl is not None:
                 rtnl.close()

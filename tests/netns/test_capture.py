@@ -107,8 +107,8 @@ def test_other_devices_are_noted(restoring: Restoring, plugged: Container) -> No
         [
             "criu-veth: pre-dump: captured eth0: web0",
             "criu-veth: pre-dump: notice: br9: bridge device, not touched",
-            "criu-veth: pre-dump: notice: pair0: its peer is not in the host's network namespace, not touched",
-            "criu-veth: pre-dump: notice: pair1: its peer is not in the host's network namespace, not touched",
+            "criu-veth: pre-dump: notice: pair0: its peer is in the container too, not touched",
+            "criu-veth: pre-dump: notice: pair1: its peer is in the container too, not touched",
         ],
     )
 

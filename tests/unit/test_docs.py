@@ -55,7 +55,7 @@ def test_state_file_in_its_document_is_valid() -> None:
 
     found = state.parse(re.sub(r"\s// .*$", "", example, flags=re.MULTILINE).encode(), "example")
 
-    assert found.version == state.SCHEMA_VERSION
+    assert found.version == state.version_for(found.veths)
     assert found.veths[0].outer.master == "br0"
 
 

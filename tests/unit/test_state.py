@@ -137,8 +137,8 @@ def test_too_large(tmp_path: Path) -> None:
         (b"[]", "F: Expected `object`, got `array`"),
         (text(version="1"), "F: version: Expected `int`, got `str`"),
         (
-            b'{"version": 2, "anything": []}',
-            "F: is of version 2, and this criu-veth knows up to 1: install the criu-veth that made the dump, or a"
+            b'{"version": 3, "anything": []}',
+            "F: is of version 3, and this criu-veth knows up to 2: install the criu-veth that made the dump, or a"
             " newer one",
         ),
         (text(extra=1), "F: Object contains unknown field `extra`"),
