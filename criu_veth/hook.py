@@ -187,11 +187,11 @@ def _pre_dump(call: actions.Call, environ: "dict[str, str]") -> None:
         say("pre-dump: notice: ", f"there is no process {call.init_pid}: nothing captured")
         return
     _with_site_packages()
-    from criu_veth import dump, silence  # noqa: PLC0415 - the slow path
+    from criu_veth import dump, quiesce  # noqa: PLC0415 - the slow path
 
     likely = way.likely(_criu_pid(call), environ)
     say("pre-dump: ", *dump.run(environ, str(call.image_dir), int(call.init_pid or 0), likely))
-    silence.silence_at_the_end(int(call.init_pid or 0), _criu_pid(call))
+    say("pre-dump: ", *quiesce.start(int(call.init_pid or 0), _criu_pid(call), str(call.image_dir), environ))
 
 
 def _ready_program(call: actions.Call, environ: "dict[str, str]", how: way.Way) -> program.Program | None:

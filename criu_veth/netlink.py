@@ -15,7 +15,7 @@ from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from criu_veth import clones, rules, wire
+from criu_veth import clones, holders, rules, wire
 from criu_veth.errors import errno_text
 from criu_veth.state import Address, FdbEntry, Filter, Inner, Neighbour, Qdisc, Route, Rule, TcClass, Vlan
 
@@ -105,8 +105,6 @@ RTA_OIF, RTA_PRIORITY, RTA_TABLE, RTA_EXPIRES = 4, 6, 15, 23
 _RTNH_F_ONLINK = 4
 _RTM_F_FIB_MATCH = 0x2000
 _IP6_RT_PRIO_USER = 1024
-_PF_EXITING, _PF_POSTCOREDUMP = 0x4, 0x8
-_SIGKILL_PENDING = 1 << 8
 
 #: VETH_INFO_PEER and IFLA_NETKIT_PEER_INFO.
 _PEER_INFO = 1
@@ -791,52 +789,6 @@ class PortVlan(NamedTuple):
     changed: bool
 
 
-def _netns_files() -> Iterator[str]:
-    """Yield the path of every living process's network namespace, then every mount of one.
-
-    Several may be of the same namespace: each of its processes may end before the path is opened.
-    """
-    for pid in os.listdir("/proc"):
-        if pid.isdecimal():
-            try:
-                if not _is_ending(pid):
-                    yield f"/proc/{pid}/ns/net"
-            except OSError:
-                continue
-    with open("/proc/self/mountinfo") as mounts:
-        yield from [line.split()[4] for line in mounts if " - nsfs " in line]
-
-
-def _ending_files() -> Iterator[str]:
-    """Yield the path of the network namespace of every process that has been killed."""
-    for pid in os.listdir("/proc"):
-        if pid.isdecimal():
-            try:
-                if _is_ending(pid):
-                    yield f"/proc/{pid}/ns/net"
-            except OSError:
-                continue
-
-
-def living_netns() -> set[int]:
-    """Return the inode numbers of all network namespaces that a process is in or a mount holds."""
-    found = set()
-    for path in _netns_files():
-        try:
-            found.add(os.stat(path).st_ino)
-        except OSError:
-            continue  # the process has ended
-    return found
-
-
-def _is_ending(pid: str) -> bool:
-    """Say whether a process has been killed; while it gives gigabytes back it still is in its namespaces."""
-    with open(f"/proc/{pid}/stat", "rb") as stream:
-        fields = stream.read().rpartition(b")")[2].split()
-    flags, pending = int(fields[6]), int(fields[28])
-    return bool(flags & (_PF_EXITING | _PF_POSTCOREDUMP) or pending & _SIGKILL_PENDING)
-
-
 class Kernel:
     """Reads one network namespace through a routing netlink socket."""
 
@@ -1000,7 +952,7 @@ class Kernel:
         """
         found = set()
         seen: set[int] = set()
-        for path in _ending_files() if ending else _netns_files():
+        for path in holders.netns_files(ending=ending):
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:

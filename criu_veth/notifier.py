@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from criu_veth import actions, afterwards, dump, execute, garbage, hook, paths, prepare, runs, silence, wire
+from criu_veth import actions, afterwards, dump, execute, garbage, hook, paths, prepare, quiesce, runs, wire
 from criu_veth.errors import InputError, OperationError
 from criu_veth.way import Way, images_have_external_netns, images_hold_devices
 
@@ -85,7 +85,7 @@ class Notifier:
         if action == actions.PRE_DUMP:
             said = dump.run(self._environ, image_dir, self._first_process(action), (Way(), Way(devices=False)))
             self.said += [f"{action}: {line}" for line in said]
-            self._silence()
+            self._quiesce(image_dir)
         elif action == actions.PRE_RESTORE:
             self._pre_restore(image_dir)
         elif action in actions.RESTORE_STAGES:
@@ -93,10 +93,14 @@ class Notifier:
                 self._pre_restore(image_dir)
             self._stage(action)
 
-    def _silence(self) -> None:
+    def _quiesce(self, image_dir: str) -> None:
         init_pid, criu_pid = self._pid, self.criu_pid
-        if init_pid and criu_pid:
-            _in_a_child(lambda: silence.silence_at_the_end(init_pid, criu_pid))
+        if not init_pid or not criu_pid or any(value.startswith("net[") for value in self._options):
+            return
+        try:
+            _in_a_child(lambda: quiesce.start(init_pid, criu_pid, image_dir, self._environ))
+        except OSError as error:
+            self.said.append(f"{actions.PRE_DUMP}: {quiesce.not_started(error)}")
 
     def _pre_restore(self, image_dir: str) -> None:
         self.close()
@@ -178,7 +182,7 @@ def _made_by_others(way: Way) -> frozenset[str]:
         namespaces.close()
 
 
-def _in_a_child(act: Callable[[], None]) -> None:
+def _in_a_child(act: Callable[[], object]) -> None:
     """Call ``act``, which starts a process that outlives it, such that this process does not have to wait for that."""
     child = os.fork()
     if child == 0:
