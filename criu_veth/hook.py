@@ -91,7 +91,9 @@ def _unprivileged(call: actions.Call, environ: "dict[str, str]") -> None:
     if call.action == actions.PRE_DUMP:
         if not _is_in_this_netns(call.init_pid) and paths.exists(f"/proc/{call.init_pid}"):
             say("pre-dump: warning: ", f"the outer ends are not captured: {fault}")
-    elif _is_named(call, environ) or way.images_hold_devices(call.image_dir):
+    elif _is_named(call, environ) or (
+        paths.exists(f"{call.image_dir}/{way.INVENTORY}") and way.images_hold_devices(call.image_dir)
+    ):
         raise errors.InputError(fault)
 
 
