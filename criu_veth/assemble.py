@@ -49,6 +49,8 @@ _AT_INDEX = netlink.INDEX_OFFSET
 _FLAGS_OFFSET = 24  # ifi_flags
 #: NETNSA_NSID_NOT_ASSIGNED, which is nobody's id: two namespaces without one are not the same.
 _NO_NSID = b"\xff\xff\xff\xff"
+#: What asks for the id of this process's network namespace, and where the answer has it.
+_OWN_NSID = (netlink.get_nsid(0), ((netlink.NSID_ATTRS + 4, SLOT_OWN_PID),), netlink.NSID_ATTRS + 4)
 
 
 class _Slots:
@@ -128,8 +130,8 @@ def _beside(
 def name_strays() -> dict[str, tuple[int, Tuple]]:
     """Return the operations of a mapping file that names no veth of the container: those it has are said to be left."""
     slots = _Slots()
-    index, nsid, _ = _find_ends((), slots)
-    return {actions.POST_RESTORE: (slots.count, (nsid, index))}
+    index, _, _ = _find_ends((), slots)
+    return {actions.POST_RESTORE: (slots.count, (index,))}
 
 
 def settle_all() -> dict[str, tuple[int, Tuple]]:
@@ -145,7 +147,7 @@ def _finish(veths: tuple[Veth, ...], operations: tuple[plan.Operation, ...], mad
     index, nsid, outer = _find_ends(veths, slots)
     ours = [o for o in operations if o.only != plan.ADOPTED]
     theirs = _by_inner([o for o in operations if o.only == plan.ADOPTED])
-    listed = [nsid, index, *_find_masters(veths, ours, slots)]
+    listed = [index, nsid, *_find_masters(veths, ours, slots)]
     by_inner = _by_inner(ours)
     for veth in veths:
         if veth.inner in outer and _is_changed(by_inner.get(veth.inner, ())):
@@ -410,7 +412,6 @@ def _find_ends(veths: tuple[Veth, ...], slots: _Slots) -> tuple[Tuple, Tuple, di
         binds += ((slots("inner before", veth.inner), None),) if veth.adopted else ()
         wanted.append((_name_bytes(veth), binds, expects, missing, True, optional))
     stray = "%s: left alone, no mapping names it"
-    own_nsid = slots("host netns", "")
     index: Tuple = (
         INDEX,
         INNER,
@@ -418,14 +419,16 @@ def _find_ends(veths: tuple[Veth, ...], slots: _Slots) -> tuple[Tuple, Tuple, di
         netlink.LINK_ATTRS,
         (netlink.IFLA_IFNAME,),
         tuple(wanted),
-        ((netlink.INFO_KIND, b"veth\0", (netlink.IFLA_LINK_NETNSID,), own_nsid, stray),),
+        ((netlink.INFO_KIND, b"veth\0", (netlink.IFLA_LINK_NETNSID,), _OWN_NSID, stray),),
     )
+    own_nsid = slots("host netns", "")
+    message, patches, at = _OWN_NSID  # the kernel gives one with the dump of links before this
     nsid: Tuple = (
         QUERY,
         INNER,
-        netlink.get_nsid(0),
-        ((netlink.NSID_ATTRS + 4, SLOT_OWN_PID),),
-        ((own_nsid, netlink.NSID_ATTRS + 4),),
+        message,
+        patches,
+        ((own_nsid, at),),
         (),
         "cannot tell the host's network namespace",
     )

@@ -13,8 +13,9 @@ how to send, what an acknowledgement is, and where to put what an earlier reply 
 ``(INDEX, ns, message, attributes, key, wanted, strays)``
     Dump and keep parts of the messages whose attribute ``key`` is wanted: ``wanted`` has (key, binds, expects, fault
     if missing, whether it is wanted even if somebody else made it, whether it may be missing: `NEVER`, `IF_ADOPTED` or
-    `ALWAYS`), ``strays`` (path, value, place, slot, notice): a message that
-    nobody wanted, and that has this value, and at the path ``place`` that of ``slot``, is worth a notice.
+    `ALWAYS`), ``strays`` (path, value, place, nsid, notice): a message that
+    nobody wanted, and that has this value, and at the path ``place`` what the message and patches of ``nsid`` are
+    answered (from the offset that comes third), is worth a notice.
 ``(SYSCTL, ns, path, value, text)``
     Write a file below ``/proc/sys/net``; its undo is what stood there.
 ``(SYSCTL_OF, (directory, file), slot, value, text)``
@@ -342,12 +343,18 @@ class Executor:
                 faults += self._wanted(entry, there)
         if faults:
             raise OperationError(*faults)
-        for path, value, place, slot, notice in strays:
-            for name, found in by_key.items():
-                if wire.find_attr(found, attributes, place) != self._slot(slot):
-                    continue
-                if name and wire.find_attr(found, attributes, path) == value:
-                    self.notices.append(notice % name.rstrip(b"\0").decode("utf-8", "replace"))
+        for path, value, place, nsid, notice in strays:
+            left = [name for name, one in by_key.items() if name and wire.find_attr(one, attributes, path) == value]
+            here = self._four_bytes(ns, *nsid) if left else b""
+            self.notices += [
+                notice % name.rstrip(b"\0").decode("utf-8", "replace")
+                for name in left
+                if wire.find_attr(by_key[name], attributes, place) == here
+            ]
+
+    def _four_bytes(self, ns: int, message: bytes, patches: "tuple[tuple[int, int], ...]", at: int) -> bytes:
+        (reply,) = self._rtnl(ns).request([self._patched(message, patches)])
+        return reply.messages[0][at : at + 4] if reply.messages else b""
 
     def _wanted(self, entry: "Operation", there: bytes | None) -> "list[str]":
         """Keep what is wanted of a message, and return the fault if it is missing, or not as expected."""
