@@ -17,11 +17,10 @@ from msgspec.structs import replace
 from criu_veth import plan, rules, wire
 from criu_veth.errors import InputError
 from criu_veth.state import Data, Route
+from criu_veth.way import INVENTORY
 
 T = TypeVar("T")
 
-#: The image that every checkpoint has.
-INVENTORY = "inventory.img"
 MAX_SIZE = 32 << 20
 _MAX_MESSAGE = 1 << 20  # a device takes some 2 KiB
 

@@ -118,7 +118,10 @@ def kill(orphan: Orphan) -> None:
         if not same:
             raise OperationError(f"process {orphan.pid}: is no longer what it was; nothing was killed")
         for handle in handles.values():
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            try:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            except ProcessLookupError:
+                continue  # it went with the first process of its PID namespace
         _wait_for_end(handles)
     except OSError as error:
         raise OperationError(f"process {orphan.pid}: cannot be killed: {error.strerror}") from None

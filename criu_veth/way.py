@@ -23,6 +23,8 @@ UNKNOWN = "unknown"
 
 _DEFAULT_FILES = ("/etc/criu/default.conf", "{HOME}/.criu/default.conf", "{CRIU_CONFIG_FILE}")
 _RUNTIME_FILES = {"runc": "/etc/criu/runc.conf", "crun": "/etc/criu/crun.conf"}
+#: The image that every checkpoint has.
+INVENTORY = "inventory.img"
 _LARGEST_FILE = 16 << 20
 #: Before every image's own magic number but the inventory's (``criu/include/magic.h``).
 _COMMON_MAGIC = (0x54564319).to_bytes(4, sys.byteorder)
@@ -313,11 +315,15 @@ def ready_name(image_dir: str, inner: str) -> str:
 
 
 def images_hold_devices(image_dir: str | None) -> bool:
-    """Say whether CRIU saved network devices; it does not for an empty or external network namespace."""
+    """Say whether CRIU saved network devices; it does not for an empty or external network namespace.
+
+    Where the images are not in the directory (``criu --stream``), it is not known: they may.
+    """
     try:
-        return any(name.startswith("netdev-") for name in posix.listdir(image_dir or "."))
+        names = posix.listdir(image_dir or ".")
     except OSError:
         return True
+    return INVENTORY not in names or any(name.startswith("netdev-") for name in names)
 
 
 def images_share_netns(image_dir: str | None) -> bool:
@@ -370,13 +376,16 @@ def _field(message: bytes, wanted: int) -> "bytes | int | None":
 def images_need_ipv6(image_dir: str | None) -> bool:
     """Say whether sockets may be bound to an IPv6 address that CRIU brings back.
 
-    Every device has a link-local address; it counts only if a socket is bound to one. Sources: ``ifaddr-*.img`` is
+    Every device has a link-local address; it counts only if a socket is bound to one. Images that are not in the
+    directory (``criu --stream``) may hold anything. Sources: ``ifaddr-*.img`` is
     what ``ip address save`` writes (four bytes, then messages); field 11 of ``images/sk-inet.proto`` is the address.
     """
     link_local = False
     try:
         names = posix.listdir(image_dir or ".")
     except OSError:
+        return True
+    if INVENTORY not in names:
         return True
     for name in names:
         if name.startswith("ifaddr-"):

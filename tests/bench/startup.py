@@ -96,6 +96,7 @@ def places(directory: Path, other_links: int) -> Iterator[list[Place]]:
         for links in [0, *([other_links] if other_links else [])]:
             images = directory / f"startup-{links}"
             images.mkdir()
+            (images / "inventory.img").touch()
             (images / "netdev-9.img").touch()  # CRIU saved devices, so it brings them back
             made.append(Place(stack.enter_context(Host()), images, links))
         yield made

@@ -364,11 +364,12 @@ TREE = """import os, threading, time
 threading.Thread(target=time.sleep, args=(999,)).start()"""
 
 
-def test_a_whole_tree_is_killed(host: Host, criu: Criu, images: Path) -> None:
+@pytest.mark.parametrize("namespaces", [["net", "mount"], ["net", "pid", "mount"]])
+def test_a_whole_tree_is_killed(host: Host, criu: Criu, images: Path, namespaces: list[str]) -> None:
     """Without a PID namespace no death takes the others with it."""
     host.bridge("br0")
     argv = [sys.executable, "-I", "-S", "-c", TREE]
-    container = host.container([WEB], Program(argv=argv), namespaces=["net", "mount"])
+    container = host.container([WEB], Program(argv=argv), namespaces=namespaces)
     wait_for(lambda: len(tree(container.pid)) == 4, "the tree")
     dying = tree(container.pid)
     criu.dump(container, images, hook=HOOK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,12 @@ def test_all_of_it_comes_back_and_the_connection_goes_on(
     assert after == before
     assert cli(host, "verify", "--pid", str(back.pid), "--images", str(images)).stdout.startswith("equal: 1 veth")
     assert switch.record("Interface", "web0")["ofport"] == 42
-    assert switch.record("Port", "web0")["external_ids"] == {"a b": "c, d", "criu-veth": "eth0"}
+    made_in = str(os.stat(host.netns).st_ino)
+    assert switch.record("Port", "web0")["external_ids"] == {
+        "a b": "c, d",
+        "criu-veth": "eth0",
+        "criu-veth-netns": made_in,
+    }
 
 
 def test_onto_another_bridge_by_remap(

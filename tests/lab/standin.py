@@ -36,6 +36,7 @@ class StandIn:
         self.host = host
         self.hook = hook
         self.env = dict(env or {})
+        (images / "inventory.img").touch()
         (images / "netdev-9.img").touch()
         self._process = host.popen(
             *("sh", "-c", WAITING, "criu", str(images), "restore", *options),

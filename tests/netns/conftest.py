@@ -51,6 +51,7 @@ def restoring(host: Host, hook: Path, images: Path, mapping: Path) -> Iterator[C
             if text is not None:
                 mapping.write_text(text)
                 mapping.chmod(0o644)
+            (images / "inventory.img").touch()
             (images / "netdev-9.img").touch()  # CRIU saved devices, so it brings them back
             env = {"CRIU_VETH_CONFIG": str(mapping)}
             return stack.enter_context(StandIn(host, hook, images, env))

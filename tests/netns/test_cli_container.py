@@ -229,6 +229,7 @@ def test_prepare_makes_the_programs_that_a_restore_would_use(host: Host, capture
 
 def test_the_hook_uses_what_was_prepared(host: Host, captured: Path) -> None:
     cli(host, "prepare", captured)
+    (captured / "inventory.img").touch()
     (captured / "netdev-10.img").touch()
     before = programs(host)
 
@@ -295,6 +296,7 @@ def test_prepare_trusts_no_directory_of_others(host: Host, captured: Path) -> No
 @pytest.fixture
 def left(host: Host, captured: Path) -> str:
     """The name of a ready device that a restore has left: its criu has died before it moved it."""
+    (captured / "inventory.img").touch()
     (captured / "netdev-10.img").touch()
     name = "cv0123456789abc"
     host.path("/etc/criu/default.conf").write_text(f"external netdev[eth0]:{name}\n")

@@ -251,6 +251,7 @@ def test_image_directory_without_criu_in_its_name(
 ) -> None:
     """A caller that is not CRIU: the restore is known by the hook's parent then, to both of its halves."""
     mapping.write_text('mappings = ["eth0:web0@br0"]')
+    (images / "inventory.img").touch()
     (images / "netdev-9.img").touch()
     make = f"ip link add x0 type veth peer name eth0 netns {container.pid}"
     script = (

@@ -123,6 +123,7 @@ def test_verified_if_the_mapping_file_says_so(
 
 
 def test_made_ready(bridged: Host, driver: Driver, dumped: dict[str, Any], fresh: Container, images: Path) -> None:
+    (images / "inventory.img").touch()
     (images / "netdev-9.img").touch()
     driver("new", None, ["netdev[eth0]:cv0"])
     assert driver("pre-restore", None, str(images))[1] is None
@@ -139,6 +140,7 @@ def test_made_ready(bridged: Host, driver: Driver, dumped: dict[str, Any], fresh
 def test_what_criu_never_moved_is_removed(
     bridged: Host, driver: Driver, dumped: dict[str, Any], fresh: Container, images: Path
 ) -> None:
+    (images / "inventory.img").touch()
     (images / "netdev-9.img").touch()
     before = network(bridged)
     driver("new", None, ["netdev[eth0]:cv0"])

@@ -620,6 +620,7 @@ def test_a_notifier_does_the_same(
     captured(host, hook, images, plugged)
     plugged.kill()
     plugged.wait_unplugged()
+    (images / "inventory.img").touch()
     (images / "netdev-9.img").touch()
     words = [sys.executable, "-c", NOTIFIED, str(ROOT), str(images), str(container.pid)]
     driver = host.popen(*words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
