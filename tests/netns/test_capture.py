@@ -74,7 +74,7 @@ def test_switched_off(restoring: Restoring, plugged: Container, images: Path) ->
 
 @pytest.mark.parametrize("text", ["", '[capture]\non_error = "warn"\n'])
 def test_process_is_gone(restoring: Restoring, bridged: Host, text: str) -> None:
-    """CRIU says so itself."""
+    """CRIU's own error tells the caller."""
     done = restoring(text).act("pre-dump", gone := _ended())
     assert (done.returncode, done.stderr) == (
         0,
