@@ -26,6 +26,15 @@ def said(log: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("hook", [False, True])
+def test_a_dump_of_no_process(host: Host, criu: Criu, images: Path, hook: bool) -> None:
+    """Whoever asked learns that there is none (ESRCH), not that a script failed."""
+    register(host, hook)
+    answer = ask(host, criu, DUMP, images, pid=NOBODY)
+    assert (answer.success, answer.errno) == (False, errno.ESRCH)
+    assert [line for line in said(images / "rpc.log") if "error" in line] == []
+
+
+@pytest.mark.parametrize("hook", [False, True])
 def test_a_request_that_criu_refuses(host: Host, criu: Criu, images: Path, hook: bool) -> None:
     register(host, hook)
     answer = ask(host, criu, DUMP, images, pid=NOBODY, log="no/such.log")
