@@ -98,10 +98,22 @@ def read_call(environ: "dict[str, str]") -> Call:
     pid_text = environ.get(INIT_PID_VARIABLE, "")
     init_pid = None
     if INIT_PID_VARIABLE in needs and pid_text:
-        if pid_text.isascii() and pid_text.isdecimal() and len(pid_text) < 8 and 0 < int(pid_text) < 1 << 22:
-            init_pid = int(pid_text)
-        else:
+        init_pid = _read_pid(pid_text, action)
+        if init_pid is None:
             faults.append(f"{INIT_PID_VARIABLE} is not a process id: {pid_text!r}")
     if faults:
         raise BadCallError(f"{action}: " + "; ".join(faults))
     return Call(action, environ.get(IMAGE_DIR_VARIABLE) or None, init_pid)
+
+
+def _read_pid(text: str, action: str) -> int | None:
+    """Read a process id; None if it is none.
+
+    What is to be dumped is named by criu's caller, over RPC as any ``int32``, and callers do ask for what cannot be,
+    such as the largest id of all: that there is no such process is criu's to say. At a restore, criu has made it.
+    """
+    digits = text.removeprefix("-") if action == PRE_DUMP else text
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= 10):
+        return None
+    pid = int(text)
+    return pid if (action == PRE_DUMP or pid > 0) and abs(pid) <= 1 << 31 else None

@@ -79,6 +79,7 @@ def _answer(data: bytes) -> Answer:
 
 def _varint(value: int) -> bytes:
     out = bytearray()
+    value &= (1 << 64) - 1  # a negative number is written with 64 bits
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
         value >>= 7

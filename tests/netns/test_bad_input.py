@@ -121,7 +121,8 @@ def test_image_directory_is_gone(restoring: Restoring, container: Container, unc
         ("0", "CRTOOLS_INIT_PID is not a process id: '0'"),
         ("-1", "CRTOOLS_INIT_PID is not a process id: '-1'"),
         ("1 ", "CRTOOLS_INIT_PID is not a process id: '1 '"),
-        ("99999999", "CRTOOLS_INIT_PID is not a process id: '99999999'"),
+        ("99999999999", "CRTOOLS_INIT_PID is not a process id: '99999999999'"),
+        ("99999999", "CRTOOLS_INIT_PID: there is no process 99999999"),
         (str((1 << 22) - 1), f"CRTOOLS_INIT_PID: there is no process {(1 << 22) - 1}"),
     ],
 )

@@ -69,10 +69,23 @@ def test_all_that_is_missing_is_said_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "pid", ["0", "-1", "+1", " 1", "1 ", "1.0", "x", "0x10", "²", "4194304", "99999999", "9" * 5000]
+    "pid", ["0", "-1", "+1", " 1", "1 ", "1.0", "x", "0x10", "²", "4294967296", "99999999999", "9" * 5000]
 )
 def test_what_is_no_pid(pid: str) -> None:
     assert fault(changed(CRTOOLS_INIT_PID=pid)) == f"post-restore: CRTOOLS_INIT_PID is not a process id: {pid!r}"
+
+
+@pytest.mark.parametrize("pid", [0, -1, -(1 << 31), 1 << 22, (1 << 31) - 1])
+def test_whoever_asks_for_a_dump_may_name_what_is_no_process(pid: int) -> None:
+    call = actions.read_call(changed(CRTOOLS_SCRIPT_ACTION="pre-dump", CRTOOLS_INIT_PID=str(pid)))
+    assert call.init_pid == pid
+
+
+@pytest.mark.parametrize("pid", ["--1", "-", "- 1", "+1", "x", "-²", "4294967296", "9" * 5000])
+def test_what_is_no_pid_of_a_dump_either(pid: str) -> None:
+    assert fault(changed(CRTOOLS_SCRIPT_ACTION="pre-dump", CRTOOLS_INIT_PID=pid)) == (
+        f"pre-dump: CRTOOLS_INIT_PID is not a process id: {pid!r}"
+    )
 
 
 def test_pre_restore_has_no_pid() -> None:
