@@ -91,10 +91,34 @@ def _unprivileged(call: actions.Call, environ: "dict[str, str]") -> None:
     if call.action == actions.PRE_DUMP:
         if not _is_in_this_netns(call.init_pid) and paths.exists(f"/proc/{call.init_pid}"):
             say("pre-dump: warning: ", f"the outer ends are not captured: {fault}")
-    elif _is_named(call, environ) or (
-        paths.exists(f"{call.image_dir}/{way.INVENTORY}") and way.images_hold_devices(call.image_dir)
-    ):
+        return
+    seen = _images_seen(call.image_dir)
+    if environ.get(paths.CONFIG_VARIABLE) or (seen and _asks_for_network(seen)):
         raise errors.InputError(fault)
+    if not seen and call.action == actions.PRE_RESTORE:
+        say("pre-restore: warning: ", f"the images cannot be seen as uid {posix.geteuid()}: nothing done")
+
+
+def _images_seen(image_dir: str | None) -> str:
+    """Return where an ordinary user sees the images; empty if nowhere.
+
+    A criu with capabilities of its file, or a setuid one, has a /proc/PID that is root's. It works in the images'
+    directory, unless it was given another (``criu/cr-service.c``, ``criu/crtools.c``).
+    """
+    for directory in (image_dir or "", "."):
+        try:
+            names = posix.listdir(directory)
+        except OSError:
+            continue
+        if directory != "." or way.INVENTORY in names:
+            return directory
+    return ""
+
+
+def _asks_for_network(images: str) -> bool:
+    if paths.exists(f"{images}/{paths.CONFIG_IN_IMAGES}"):
+        return True
+    return paths.exists(f"{images}/{way.INVENTORY}") and way.images_hold_devices(images)
 
 
 def _pre_restore(call: actions.Call, environ: "dict[str, str]") -> None:

@@ -175,6 +175,30 @@ def test_who_has_nothing_to_do_needs_no_rights(bridged: Host, container: Contain
             assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("files", "status", "said"),
+    [
+        ("inventory.img", 0, ""),
+        ("inventory.img netdev-9.img", 2, "criu-veth: error: pre-restore: must be run as root, not as uid 65534\n"),
+        ("other", 0, "criu-veth: pre-restore: warning: the images cannot be seen as uid 65534: nothing done\n"),
+    ],
+)
+def test_a_criu_that_has_more_rights_than_its_user(
+    bridged: Host, container: Container, hook: Path, images: Path, files: str, status: int, said: str
+) -> None:
+    """Its capabilities come from its file: the /proc/PID by which it names the images is the superuser's."""
+    bridged.run("sh", "-ec", f"mkdir /run/work; cd /run/work; touch {files}")
+    user = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+    works_there = ("env", "--chdir=/run/work", *user)
+    with StandIn(bridged, hook, images) as restore:
+        done = restore.act("pre-restore", prefix=works_there)
+        assert (done.returncode, done.stderr) == (status, said)
+        if status == 0:
+            for action in ("setup-namespaces", "post-restore"):
+                done = restore.act(action, container, prefix=works_there)
+                assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_dump_of_a_process_that_is_not_there(bridged: Host, hook: Path, images: Path) -> None:
     """CRIU says so itself, with an errno for its callers."""
     gone = (1 << 22) - 1
