@@ -16,19 +16,18 @@ Slots = Callable[[str, str], int]
 
 #: What a new veth has of the attributes that the kernel always reports.
 _NEW = {**resolve.NEW_LINK, "mtu": 1500}
+#: What is put back together, or not at all.
+_TRAFFIC = (plan.AddQdisc, plan.AddClass, plan.AddFilter)
+_OF_VLANS = (plan.AddVlans, plan.DropOtherVlans)
 _BITS = {"arp": netlink.IFF_NOARP, "promisc": netlink.IFF_PROMISC, "allmulti": netlink.IFF_ALLMULTI}
 
 
 def items(operations: list[plan.Operation], slots: Slots, assemble: Callable[[plan.Operation], Tuple]) -> Tuple:
     """Return the items of these operations, all of which are dress; those of traffic control are one."""
-    traffic = [o for o in operations if isinstance(o, plan.AddQdisc | plan.AddClass | plan.AddFilter)]
-    vlans = [o for o in operations if isinstance(o, plan.AddVlans | plan.DropOtherVlans)]
-    together = [*traffic, *vlans]
-    found: list[Tuple] = [
-        (_label(o), _any(o, _test(o, slots)), (assemble(o),))
-        for o in operations
-        if not any(o is one for one in together)
-    ]
+    traffic = [o for o in operations if isinstance(o, _TRAFFIC)]
+    vlans = [o for o in operations if isinstance(o, _OF_VLANS)]
+    alone = [o for o in operations if not isinstance(o, (*_TRAFFIC, *_OF_VLANS))]
+    found: list[Tuple] = [(_label(o), _any(o, _test(o, slots)), (assemble(o),)) for o in alone]
     if vlans:
         wanted = _vlans(next(o.vlan for o in vlans))
         test = (VLANS, slots("before", vlans[0].inner), netlink.dump_port_vlans(), wanted)

@@ -674,6 +674,27 @@ def _exchange(path: str, value: bytes) -> bytes:
         posix.close(descriptor)
 
 
+def run_judged(
+    executor: "Callable[[bool], Executor]",
+    operations: "tuple[Operation, ...]",
+    judge: "Callable[[frozenset[bytes]], None]",
+) -> Executor:
+    """Run ``operations``, and return the executor that has; where this host is not as they need it, ``judge`` first.
+
+    ``judge`` is given the inner ends that somebody else made, and raises if the others cannot be made. ``executor``
+    makes one, told whether that has been judged. Raises OperationError.
+    """
+    first = executor(False)
+    try:
+        first.run(operations)
+    except UnsuitableError:
+        judge(first.present)
+        again = executor(True)
+        again.run(operations)
+        return again
+    return first
+
+
 def made_by_others(ready: "dict[str, str]", host: wire.Rtnl) -> "frozenset[str]":
     """Return the inner ends whose ready device, by inner end, is there and was not made by this project."""
     names = [name.encode("utf-8", "surrogateescape") + b"\0" for name in ready.values()]

@@ -5,13 +5,12 @@ ended (`runs.Judge`); never by its name alone. A port of Open vSwitch is ours if
 were made in this network namespace: what is in another one is not to be seen from here.
 """
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 
 from criu_veth import netlink, ovs, runs, wire
 from criu_veth.errors import errno_text
-
-_ENODEV = 19
 
 
 def collect(failed: Iterable[runs.Run] | None = None) -> tuple[list[str], list[str]]:
@@ -87,7 +86,7 @@ def collect_ports() -> list[str]:
 def _remove(name: str, rtnl: wire.Rtnl, said: list[str]) -> str | None:
     """Remove a device; return why that failed. One that somebody else has removed by now is as good."""
     (reply,) = rtnl.request([netlink.delete_link(name)])
-    if reply.errno == _ENODEV:
+    if reply.errno == errno.ENODEV:
         return None
     if reply.errno:
         return f"{name}: left by a restore that died, cannot be removed: {errno_text(reply.errno, reply.detail)}"

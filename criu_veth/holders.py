@@ -8,11 +8,10 @@ root ``net:[INODE]``; ``fs/proc/generic.c``, which gives each namespace's /proc/
 """
 
 import os
-import re
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from criu_veth import wire
+from criu_veth import procfs, wire
 
 _PF_EXITING, _PF_POSTCOREDUMP = 0x4, 0x8
 _SIGKILL_PENDING = 1 << 8
@@ -87,12 +86,7 @@ def netns_files(*, ending: bool = False) -> Iterator[str]:
                 yield f"/proc/{pid}/task/{thread}/ns/net"
     if not ending:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
-            yield from [_unescaped(line.split()[4]) for line in mounts if " - nsfs " in line]
-
-
-def _unescaped(path: str) -> str:
-    """Return a path as it is: mountinfo writes blanks and backslashes as three octal digits."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
+            yield from [procfs.unescaped(line.split()[4]) for line in mounts if " - nsfs " in line]
 
 
 def is_ending(pid: int, thread: int | None = None) -> bool:
@@ -185,9 +179,5 @@ def _descends(pid: int, roots: Collection[int]) -> bool:
     while pid > 0:
         if pid in roots:
             return True
-        try:
-            with open(f"/proc/{pid}/stat", "rb") as stream:
-                pid = int(stream.read().rpartition(b")")[2].split()[1])
-        except OSError:
-            return False
+        pid = procfs.parent(pid)
     return False

@@ -110,7 +110,7 @@ def _images_seen(image_dir: str | None) -> str:
             names = posix.listdir(directory)
         except OSError:
             continue
-        if directory != "." or way.INVENTORY in names:
+        if directory != "." or paths.INVENTORY in names:
             return directory
     return ""
 
@@ -118,7 +118,7 @@ def _images_seen(image_dir: str | None) -> str:
 def _asks_for_network(images: str) -> bool:
     if paths.exists(f"{images}/{paths.CONFIG_IN_IMAGES}"):
         return True
-    return paths.exists(f"{images}/{way.INVENTORY}") and way.images_hold_devices(images)
+    return paths.exists(f"{images}/{paths.INVENTORY}") and way.images_hold_devices(images)
 
 
 def _pre_restore(call: actions.Call, environ: "dict[str, str]") -> None:
@@ -170,13 +170,18 @@ def _about_locks(call: "actions.Call | None", environ: "dict[str, str]", *, fail
 def _find_way(call: actions.Call, environ: "dict[str, str]") -> way.Way:
     """Find out what criu was told, and which of the devices that it is to move in its caller has made."""
     how = way.find(_criu_pid(call), call.image_dir, environ)
+    see_what_is_made(how)
+    return how
+
+
+def see_what_is_made(how: way.Way) -> None:
+    """Have ``how`` say which of the devices that criu is to move in its caller has made."""
     if how.ready:
         namespaces = wire.Namespaces(None)
         try:
             how.made = execute.made_by_others(how.ready, namespaces.host)
         finally:
             namespaces.close()
-    return how
 
 
 def forget_ports(slots: int, operations: "program.Tuple") -> None:
@@ -301,22 +306,17 @@ def _execute(
 ) -> execute.Executor:
     """Run one action's operations; what no longer fits this host is judged in the words of pre-restore."""
 
-    def executor(*, judged: bool = False) -> execute.Executor:
+    def executor(judged: bool) -> execute.Executor:
         present, journal = run.adopted(), run.journal
         return execute.Executor(namespaces, slots, call.init_pid, present=present, journal=journal, judged=judged)
 
-    first = executor()
-    try:
-        first.run(operations)
-    except execute.UnsuitableError:
+    def judge(present: "frozenset[bytes]") -> None:
         _with_site_packages()
         from criu_veth import prepare  # noqa: PLC0415 - the slow path
 
-        prepare.judge(environ, call.image_dir, _find_way(call, environ), call.init_pid, first.present)
-        again = executor(judged=True)
-        again.run(operations)
-        return again
-    return first
+        prepare.judge(environ, call.image_dir, _find_way(call, environ), call.init_pid, present)
+
+    return execute.run_judged(executor, operations, judge)
 
 
 def _remember(run: runs.Run, call: actions.Call, adopted: "frozenset[bytes]") -> None:

@@ -14,10 +14,9 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from criu_veth import plan, rules, wire
+from criu_veth import paths, plan, rules, wire
 from criu_veth.errors import InputError
 from criu_veth.state import Data, Route
-from criu_veth.way import INVENTORY
 
 T = TypeVar("T")
 
@@ -106,7 +105,7 @@ def read(directory: str) -> tuple[Namespace, ...] | None:
         names = set(os.listdir(directory))
     except OSError as error:
         raise InputError(f"{directory}: cannot be read: {error.strerror}") from None
-    if INVENTORY not in names:
+    if paths.INVENTORY not in names:
         return None
     numbers = {number for kind in ("netdev", "netns") for name in names if (number := _number(name, kind)) is not None}
     return tuple(_namespace(directory, names, number) for number in sorted(numbers))

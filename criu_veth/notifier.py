@@ -109,7 +109,7 @@ class Notifier:
         way = Way(told=bool(self._options), devices=images_hold_devices(image_dir))
         way.read_options([word for value in self._options for word in ("--external", value)])
         way.adopt = way.adopt or images_have_external_netns(image_dir)
-        way.made = _made_by_others(way)
+        hook.see_what_is_made(way)
         self._restored = image_dir, way
         inputs = prepare.read(self._environ, image_dir)
         veths, found = prepare.possible(inputs, way)
@@ -156,30 +156,20 @@ class Notifier:
     def _run(
         self, namespaces: wire.Namespaces, slots: int, operations: tuple[Any, ...], journal: str | None
     ) -> execute.Executor:
-        executor = execute.Executor(namespaces, slots, self._pid, present=self._present, journal=journal)
-        try:
-            executor.run(operations)
-        except execute.UnsuitableError:
+        def executor(judged: bool) -> execute.Executor:
+            present = self._present
+            return execute.Executor(namespaces, slots, self._pid, present=present, journal=journal, judged=judged)
+
+        def judge(present: frozenset[bytes]) -> None:
             image_dir, how = self._restored
-            prepare.judge(self._environ, image_dir, how, self._pid, executor.present)
-            executor = execute.Executor(
-                namespaces, slots, self._pid, present=self._present, journal=journal, judged=True
-            )
-            executor.run(operations)
-        return executor
+            prepare.judge(self._environ, image_dir, how, self._pid, present)
+
+        return execute.run_judged(executor, operations, judge)
 
     def _first_process(self, action: str) -> int:
         if self._pid is None:
             raise InputError(f"{action}: the container's first process is not known: pid is None")
         return self._pid
-
-
-def _made_by_others(way: Way) -> frozenset[str]:
-    namespaces = wire.Namespaces(None)
-    try:
-        return execute.made_by_others(way.ready, namespaces.host)
-    finally:
-        namespaces.close()
 
 
 def _in_a_child(act: Callable[[], object]) -> None:

@@ -72,11 +72,15 @@ def find(links: Iterable[Link], inner: Kernel, host: Kernel, path: str, tree: It
 def _outer_end(inner: Link, own: int, host: Kernel) -> Link:
     """Return the device of this host that is the other end: a veth that leads back to the inner end."""
     outer = host.link_at(inner.get("IFLA_LINK"))
-    if outer is not None and outer.kind == "veth" and outer.get("IFLA_LINK") == inner.index:
-        nsid = outer.get("IFLA_LINK_NETNSID", -1)
-        if nsid >= 0 and nsid == host.nsid_of(own):
-            return outer
+    if outer is not None and leads_back(outer, inner, host.nsid_of(own)):
+        return outer
     raise ProcessLookupError(f"the outer end of {inner.ifname} has gone away")
+
+
+def leads_back(outer: Link, inner: Link, nsid: int) -> bool:
+    """Say whether a device of this host is the other end of ``inner``, whose network namespace has the id ``nsid``."""
+    back = outer.get("IFLA_LINK"), outer.get("IFLA_LINK_NETNSID", -1)
+    return nsid >= 0 and outer.kind == inner.kind and back == (inner.index, nsid)
 
 
 def _elsewhere(ifname: str, nsid: int, kernel: Kernel) -> str:

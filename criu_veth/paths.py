@@ -15,6 +15,8 @@ CONFIG_DEFAULT = "/etc/criu/criu-veth.toml"
 MATCH_DIR = "/etc/criu/criu-veth.d"
 CONFIG_IN_IMAGES = "criu-veth.toml"
 STATE_NAME = "criu-veth.json"
+#: CRIU's own image that every checkpoint has, if its images are in the directory at all.
+INVENTORY = "inventory.img"
 
 #: Files of /proc have no size.
 _PROC_SIZE = 4096

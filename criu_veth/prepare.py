@@ -195,7 +195,7 @@ def make(
     made = program.Program(
         name=program.name_of(sources, image, key),
         inputs=program.inputs_of(sources, inputs.files, hostname, image, key, _names(veths, inputs.config)),
-        checks=assemble.checks(without_doubles(veths, found), found.bridges, again=not found.doubles),
+        checks=assemble.checks(veths, found.bridges, again=not found.doubles),
         remarks=remarks(veths, inputs, found, way),
         sections={},
     )

@@ -185,11 +185,11 @@ def netns_mounts() -> dict[int, str]:
     for line in (read("/proc/self/mountinfo") or "").splitlines():
         words = line.split()
         if " - nsfs " in line and words[3].startswith("net:["):
-            found.setdefault(int(words[3][5:-1]), _unescaped(words[4]))
+            found.setdefault(int(words[3][5:-1]), unescaped(words[4]))
     return found
 
 
-def _unescaped(text: str) -> str:
+def unescaped(text: str) -> str:
     r"""Undo how ``mountinfo`` writes a space, ``\040``, and other characters."""
     head, *rest = text.split("\\")
     return head + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)

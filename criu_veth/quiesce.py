@@ -22,7 +22,7 @@ import select
 import time
 from collections.abc import Collection, Mapping
 
-from criu_veth import announce, holders, images, netlink, way, wire
+from criu_veth import announce, holders, images, netlink, pairs, procfs, way, wire
 from criu_veth.errors import InputError
 
 #: How long a dropped device may be there, in seconds, without a sign that the kernel takes its namespace apart.
@@ -160,7 +160,7 @@ def _was_killed(init_pid: int, init: int, criu: int) -> bool:
     both.register(criu, select.POLLIN)
     traced = False
     while not (ended := {descriptor for descriptor, _ in both.poll(_LOOK * 1000)}):
-        now = _is_traced(init_pid)
+        now = procfs.tracer(init_pid, init_pid) != 0
         if traced and not now and not holders.is_ending(init_pid):
             return False
         traced = traced or now
@@ -181,14 +181,6 @@ def _is_left(netns: holders.Netns, ours: Collection[int]) -> bool:
             return False
         time.sleep(_POLL)
     return True
-
-
-def _is_traced(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/status", "rb") as stream:
-            return b"\nTracerPid:\t0\n" not in stream.read()
-    except OSError:
-        return False
 
 
 def _is_external(directory: int) -> bool:
@@ -218,15 +210,10 @@ class _Drops:
             inner = netlink.Kernel(namespaces.inner).links()
         finally:
             namespaces.close()
-        pairs = [(link, self._kernel.link_at(link.get("IFLA_LINK"))) for link in inner if _leads_away(link)]
+        found = [(link, self._kernel.link_at(link.get("IFLA_LINK"))) for link in inner if _leads_away(link)]
         nsid = self._kernel.nsid_of(namespace)
-        found = [
-            outer.index
-            for link, outer in pairs
-            if outer is not None
-            and (outer.kind, outer.get("IFLA_LINK"), outer.get("IFLA_LINK_NETNSID")) == (link.kind, link.index, nsid)
-        ]
-        return nsid, found
+        indexes = [outer.index for link, outer in found if outer is not None and pairs.leads_back(outer, link, nsid)]
+        return nsid, indexes
 
     def attach(self, program: int) -> None:
         """Have the outer ends drop all that comes out of the namespace."""

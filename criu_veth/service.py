@@ -14,7 +14,6 @@ from criu_veth import paths
 from criu_veth.actions import POST_RESUME, PRE_DUMP, Call
 
 _NO_DESCRIPTOR = "-1"
-_INVENTORY = "inventory.img"
 
 
 def find_images(call: Call) -> None:
@@ -32,7 +31,7 @@ def find_images(call: Call) -> None:
     found = [path for path, which in _descriptors(pid).items() if which not in inherited]
     found.append(f"/proc/{pid}/cwd")
     if call.action != PRE_DUMP:
-        found = [path for path in found if paths.exists(f"{path}/{_INVENTORY}")]
+        found = [path for path in found if paths.exists(f"{path}/{paths.INVENTORY}")]
     found = [path for path in found if paths.exists(f"{path}/.")]
     if found:
         call.image_dir = found[0]

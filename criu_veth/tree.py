@@ -10,7 +10,7 @@ The frozen window imports this only where a container has several, so it imports
 
 import posix
 
-from criu_veth import wire
+from criu_veth import paths, wire
 
 _LINK_ATTRS = 32
 _IFLA_IFNAME, _IFLA_LINK_NETNSID = 3, 37
@@ -55,23 +55,7 @@ def _threads(pid: int) -> "Iterator[str]":
         for task in tasks:
             path = f"/proc/{process}/task/{task}"
             yield path
-            waiting += map(int, _read(f"{path}/children").split())
-
-
-def _read(path: str) -> bytes:
-    try:
-        descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        data = b""
-        while more := posix.read(descriptor, 65536):
-            data += more
-        return data
-    except OSError:
-        return b""
-    finally:
-        posix.close(descriptor)
+            waiting += map(int, (paths.read(f"{path}/children") or b"").split())
 
 
 def find(
@@ -140,7 +124,7 @@ def _kept(init_pid: int) -> "Iterator[int]":
 
 def _store(init_pid: int) -> "Socket | None":
     """Return a copy of the socket in which CRIU keeps descriptors, if this process has it."""
-    lines = _read("/proc/self/net/unix").decode("utf-8", "surrogateescape").splitlines()
+    lines = (paths.read("/proc/self/net/unix") or b"").decode("utf-8", "surrogateescape").splitlines()
     inodes = {fields[6] for line in lines if len(fields := line.split()) > 7 and fields[7].startswith(_STORE)}
     try:
         names = posix.listdir(f"/proc/{init_pid}/fd") if inodes else []

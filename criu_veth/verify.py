@@ -111,25 +111,23 @@ def _of_others(path: str, adopted: Adopted, pair: CapturedVeth, inner: tuple[Inn
 
     The inner end is compared in full where CRIU has brought it back.
     """
-    known = {key: value for key, value in _fields(adopted.dress).items() if key not in ownership.IDENTITY}
-    asked = {key: value for key, value in _fields(adopted.asked).items() if value not in (None, (), {}, "")}
-    wanted = replace(adopted.dress, **{**known, **asked, "ifname": adopted.asked.ifname or pair.outer.ifname})
-    wanted = replace(
-        wanted,
-        port={**adopted.dress.port, **adopted.asked.port},
-        sysctl={**adopted.dress.sysctl, **adopted.asked.sysctl},
-        master=wanted.master or pair.outer.master,
-        up=None,
-    )
+    asked, dress = adopted.asked, adopted.dress
+    said = {
+        name: value for name in asked.__struct_fields__ if (value := getattr(asked, name)) not in (None, (), {}, "")
+    }
+    own = {
+        "ifname": asked.ifname or pair.outer.ifname,
+        "master": asked.master or pair.outer.master,
+        "port": {**dress.port, **asked.port},
+        "sysctl": {**dress.sysctl, **asked.sysctl},
+        "up": None,
+    }
+    wanted = replace(dress, **{**said, **own})
     if inner is not None:
         differences = _inner_ends(f"{path}.inner", *inner, full=True)
     else:
         differences = _inner_ends(f"{path}.inner", adopted.inner, pair.inner, full=False)
     return differences + _outer_ends(f"{path}.outer", wanted, pair.outer, full=False)
-
-
-def _fields(end: msgspec.Struct) -> dict[str, Any]:
-    return {name: getattr(end, name) for name in end.__struct_fields__}
 
 
 def sysctls_of(wanted: tuple[Veth, ...]) -> dict[str, tuple[set[str], set[str]]]:

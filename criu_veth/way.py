@@ -7,6 +7,8 @@ and files), ``criu/net.c`` (what an empty or external network namespace skips) o
 import posix
 import sys
 
+from criu_veth import paths
+
 #: CRIU makes the pair (``--external veth[INNER]:OUTER``).
 EXTERNAL = "external"
 #: CRIU moves a device in that the hook has made ready (``--external netdev[INNER]:NAME``).
@@ -23,8 +25,6 @@ UNKNOWN = "unknown"
 
 _DEFAULT_FILES = ("/etc/criu/default.conf", "{HOME}/.criu/default.conf", "{CRIU_CONFIG_FILE}")
 _RUNTIME_FILES = {"runc": "/etc/criu/runc.conf", "crun": "/etc/criu/crun.conf"}
-#: The image that every checkpoint has.
-INVENTORY = "inventory.img"
 _LARGEST_FILE = 16 << 20
 #: Before every image's own magic number but the inventory's (``criu/include/magic.h``).
 _COMMON_MAGIC = (0x54564319).to_bytes(4, sys.byteorder)
@@ -192,10 +192,8 @@ _WITH_VALUE = ("--external", "--veth-pair", "--empty-ns", "--inherit-fd", "--joi
 def find(criu_pid: int, image_dir: str | None, environ: "dict[str, str]") -> Way:
     """Return what the criu with this pid was told, and what its images hold."""
     way = Way(devices=images_hold_devices(image_dir))
-    command = _command_of(criu_pid)
+    command = read_command(way, criu_pid, environ)
     way.told = "restore" in command and not _is_rpc(command)
-    _read_files(way, command, criu_pid, environ)
-    way.read_options(command)
     way.adopt = way.adopt or _inherits_netns(way.inherited, image_dir) or images_have_external_netns(image_dir)
     return way
 
@@ -215,32 +213,16 @@ def images_have_external_netns(image_dir: str | None) -> bool:
 def _external_keys(image_dir: str | None) -> "list[bytes | None]":
     """Return the key of each network namespace that was external to CRIU, and None for each that was not.
 
-    Field 8 of ``netns_entry`` (``images/netdev.proto``), behind two magic numbers and the message's size. Without
-    ``netns-N.img`` there is nothing to tell: an empty network namespace has none, nor has the host's.
+    Field 8 of ``netns_entry`` (``images/netdev.proto``). Without ``netns-N.img`` there is nothing to tell: an empty
+    network namespace has none, nor has the host's.
     """
     try:
         names = posix.listdir(image_dir or ".")
     except OSError:
         return []
     images = [name for name in names if name.startswith("netns-") and name.endswith(".img")]
-    return [_key_field(_read_bytes(f"{image_dir}/{name}") or b"", 12) for name in images]
-
-
-def _key_field(data: bytes, at: int) -> bytes | None:
-    """Return the payload of field 8 of the protobuf message that starts ``at``; None where there is none."""
-    while at < len(data):
-        tag, at = _varint(data, at)
-        kind = tag & 7
-        if kind == 2:
-            size, at = _varint(data, at)
-            if tag >> 3 == 8:
-                return data[at : at + size]
-            at += size
-        elif kind == 0:
-            _, at = _varint(data, at)
-        else:
-            return None
-    return None
+    keys = [_field(_first_message(f"{image_dir}/{name}"), 8) for name in images]
+    return [key if isinstance(key, bytes) else None for key in keys]
 
 
 def _varint(data: bytes, at: int) -> "tuple[int, int]":
@@ -323,7 +305,7 @@ def images_hold_devices(image_dir: str | None) -> bool:
         names = posix.listdir(image_dir or ".")
     except OSError:
         return True
-    return INVENTORY not in names or any(name.startswith("netdev-") for name in names)
+    return paths.INVENTORY not in names or any(name.startswith("netdev-") for name in names)
 
 
 def images_share_netns(image_dir: str | None) -> bool:
@@ -340,7 +322,7 @@ def images_share_netns(image_dir: str | None) -> bool:
     ids = [name for name in names if name.startswith("ids-") and name.endswith(".img")]
     if not ids or any(name.startswith(("netdev-", "netns-")) for name in names):
         return False
-    own = _net_ns_id(_field(_first_message(f"{image_dir}/inventory.img"), 3))
+    own = _net_ns_id(_field(_first_message(f"{image_dir}/{paths.INVENTORY}"), 3))
     return own is not None and all(_net_ns_id(_first_message(f"{image_dir}/{name}")) == own for name in ids)
 
 
@@ -385,7 +367,7 @@ def images_need_ipv6(image_dir: str | None) -> bool:
         names = posix.listdir(image_dir or ".")
     except OSError:
         return True
-    if INVENTORY not in names:
+    if paths.INVENTORY not in names:
         return True
     for name in names:
         if name.startswith("ifaddr-"):

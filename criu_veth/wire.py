@@ -146,13 +146,7 @@ class Rtnl:
         first = self._sequence + 1
         out = bytearray()
         for message in messages:
-            self._sequence += 1
-            at = len(out)
-            out += message
-            flags = get_u16(message, 6) | NLM_F_REQUEST | NLM_F_ACK
-            out[at + 6 : at + 8] = flags.to_bytes(2, ORDER)
-            out[at + 8 : at + 12] = u32(self._sequence)
-            out += bytes(-len(out) % 4)
+            self._append(out, message, NLM_F_REQUEST | NLM_F_ACK)
         self._socket.send(out)
         replies = [Reply() for _ in messages]
         waiting = len(messages)
@@ -168,6 +162,15 @@ class Rtnl:
                     replies[index].messages.append(message)
         return replies
 
+    def _append(self, out: bytearray, message: bytes, flags: int) -> None:
+        """Append a message to a batch, with the next sequence number and these flags beside its own."""
+        self._sequence += 1
+        at = len(out)
+        out += message
+        out[at + 6 : at + 8] = (get_u16(message, 6) | flags).to_bytes(2, ORDER)
+        out[at + 8 : at + 12] = u32(self._sequence)
+        out += bytes(-len(out) % 4)
+
     def transaction(self, begin: bytes, messages: "list[bytes]", end: bytes) -> list[Reply]:
         """Send requests that are done all together or not at all, and return one Reply each.
 
@@ -176,14 +179,10 @@ class Rtnl:
         """
         first = self._sequence + 1
         out = bytearray()
-        for message in (begin, *messages, end):
-            self._sequence += 1
-            at = len(out)
-            out += message
-            flags = NLM_F_REQUEST if message is begin or message is end else NLM_F_REQUEST | NLM_F_ACK
-            out[at + 6 : at + 8] = (get_u16(message, 6) | flags).to_bytes(2, ORDER)
-            out[at + 8 : at + 12] = u32(self._sequence)
-            out += bytes(-len(out) % 4)
+        self._append(out, begin, NLM_F_REQUEST)
+        for message in messages:
+            self._append(out, message, NLM_F_REQUEST | NLM_F_ACK)
+        self._append(out, end, NLM_F_REQUEST)
         self._socket.send(out)
         replies = [Reply() for _ in messages]
         waiting = len(messages)

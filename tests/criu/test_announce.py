@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import Container, Criu, Host, Link, Outcome, wait_for
+from lab import Container, Criu, Host, Link, Outcome, hook_processes, wait_for
 from lab.frames import Tap
 from lab.traffic import Talker, sink_report, traffic_server
 
@@ -106,7 +106,7 @@ def test_each_address_is_announced_and_again(segment: Segment, criu: Criu, image
     with segment.tap() as tap:
         criu.restore(segment.host, images, external=["veth[eth0]:web0"], hook=HOOK)
         wait_for(lambda: len(said(tap.sent_by(MAC))) >= 9, "all announcements")
-        wait_for(lambda: not helpers(segment.host), "the helper to end")
+        wait_for(lambda: not hook_processes(segment.host), "the helper to end")
         assert sorted(said(tap.sent_by(MAC))) == sorted([ARP_REQUEST, ARP_REPLY, ADVERTISED] * 3)
 
 
@@ -121,7 +121,7 @@ def test_several_addresses_and_devices(segment: Segment, criu: Criu, images: Pat
     with segment.tap() as tap:
         criu.restore(segment.host, images, external=["veth[eth0]:web0", "veth[eth1]:db0"], hook=HOOK)
         wait_for(lambda: len(said(tap.read())) >= 7, "all announcements")
-        wait_for(lambda: not helpers(segment.host), "the helper to end")
+        wait_for(lambda: not hook_processes(segment.host), "the helper to end")
         second = [word.replace("10.0.0.2", "10.0.0.3") for word in (ARP_REQUEST, ARP_REPLY)]
         assert sorted(said(tap.sent_by(MAC))) == sorted([ARP_REQUEST, ARP_REPLY, ADVERTISED, *second])
         assert sorted(said(tap.sent_by("02:00:00:00:00:03"))) == sorted(
@@ -139,7 +139,7 @@ def test_container_without_an_address_makes_its_port_known(segment: Segment, cri
     with segment.tap() as tap:
         criu.restore(segment.host, images, external=["veth[eth0]:web0"], hook=HOOK)
         wait_for(lambda: tap.sent_by(MAC), "a frame")
-        wait_for(lambda: not helpers(segment.host), "the helper to end")
+        wait_for(lambda: not hook_processes(segment.host), "the helper to end")
         (frame,) = tap.sent_by(MAC)
     assert (frame[:6], frame[12:14]) == (BROADCAST, b"\x80\x35")
     entries = segment.switch.bridge_json("fdb", "show", "br", "br0")
@@ -154,7 +154,7 @@ def test_silence_if_asked_for(segment: Segment, criu: Criu, images: Path) -> Non
 
     with segment.tap() as tap:
         outcome = criu.restore(segment.host, images, external=["veth[eth0]:web0"], hook=HOOK)
-        assert not helpers(segment.host)
+        assert not hook_processes(segment.host)
         # Frames come in the order in which they were sent: after this one, nothing can have come before it.
         segment.host.run("ip", "link", "set", "web0", "type", "bridge_slave", "flood", "on")
         marker = outcome.container
@@ -204,20 +204,6 @@ def test_container_that_only_receives_is_found_on_another_host(
 # --- the process that announces
 
 
-def helpers(host: Host) -> list[int]:
-    """The hook's processes on this host that have outlived it."""
-    netns = os.stat(host.netns).st_ino
-    found = []
-    for name in os.listdir("/proc"):
-        try:
-            words = Path(f"/proc/{name}/cmdline").read_bytes() if name.isdigit() else b""
-            if b"hook.main()" in words and os.stat(f"/proc/{name}/ns/net").st_ino == netns:
-                found.append(int(name))
-        except OSError:
-            continue
-    return found
-
-
 def test_helper_holds_nothing_of_criu_and_ends_with_the_container(segment: Segment, criu: Criu, images: Path) -> None:
     configured(segment.host, "[announcements]\nrepeat = 100\ninterval = 60\n")
     container = segment.host.container([WEB])
@@ -225,14 +211,14 @@ def test_helper_holds_nothing_of_criu_and_ends_with_the_container(segment: Segme
     outcome = restored(criu, container, images)
 
     netns = os.stat(f"/proc/{outcome.pid}/ns/net").st_ino
-    (helper,) = helpers(segment.host)
+    (helper,) = hook_processes(segment.host)
     wait_for(lambda: descriptors(helper).count("/dev/null") >= 3, "the helper to let go")
     assert os.getsid(helper) == helper
     log = str(images / "restore.log")  # for what it finds out later
     assert not [name for name in descriptors(helper) if "pipe:" in name or (str(images) in name and name != log)]
     assert f"net:[{netns}]" not in descriptors(helper)
     outcome.container.kill()
-    wait_for(lambda: not Path(f"/proc/{helper}").exists() or not helpers(segment.host), "the helper to end")
+    wait_for(lambda: not Path(f"/proc/{helper}").exists() or not hook_processes(segment.host), "the helper to end")
     segment.host.wait_no_link("web0", deadline=5)
 
 
@@ -245,4 +231,4 @@ def test_criu_does_not_wait_for_the_helper(segment: Segment, criu: Criu, images:
     configured(segment.host, "[announcements]\nrepeat = 100\ninterval = 60\n")
     outcome = restored(criu, segment.host.container([WEB]), images)  # the lab reads stdout and stderr to their end
     assert outcome.returncode == 0
-    assert helpers(segment.host)
+    assert hook_processes(segment.host)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lab import Container, Criu, Host, Link, wait_for
+from lab import Container, Criu, Host, Link, hook_processes, wait_for
 from lab.container import PYTHON
 from lab.traffic import Talker, traffic_server
 
@@ -109,20 +109,6 @@ def kept(host: Host, container: Container, how: str) -> Iterator[None]:
         keeper.kill()  # one without its first thread has no environment to be known by
 
 
-def hooks(host: Host) -> list[int]:
-    """The hook's processes on this host, in whatever PID namespace."""
-    netns = os.stat(host.netns).st_ino
-    found = []
-    for name in os.listdir("/proc"):
-        try:
-            words = Path(f"/proc/{name}/cmdline").read_bytes() if name.isdigit() else b""
-            if b"hook.main()" in words and os.stat(f"/proc/{name}/ns/net").st_ino == netns:
-                found.append(int(name))
-        except OSError:
-            continue
-    return found
-
-
 def wait_quiet(host: Host) -> bool:
     """Wait until the hook's process has ended; say whether it has had web0 drop what comes from the container."""
     seen = False
@@ -130,7 +116,7 @@ def wait_quiet(host: Host) -> bool:
     def ended() -> bool:
         nonlocal seen
         seen = seen or "xdp" in host.run("ip", "link", "show", "dev", "web0", check=False).stdout
-        return not hooks(host)
+        return not hook_processes(host)
 
     wait_for(ended, "the hook's process to end")
     return seen
@@ -232,7 +218,7 @@ def test_what_is_dropped_comes_back_if_the_hook_is_killed(
     criu.dump(container, images, hook=HOOK)
     wait_for(lambda: "xdp" in host.run("ip", "link", "show", "dev", "web0").stdout, "the drop", interval=0.001)
 
-    for pid in hooks(host):
+    for pid in hook_processes(host):
         os.kill(pid, signal.SIGKILL)
 
     wait_quiet(host)
@@ -280,7 +266,7 @@ def test_application_that_runs_on_keeps_its_network(host: Host, criu: Criu, imag
 
     criu.dump(container, images, hook=HOOK, tcp_established=True, args=["--leave-running"])
 
-    assert not hooks(host)
+    assert not hook_processes(host)
     talker.wait_answered()
     assert talker.stop().error == ""
 

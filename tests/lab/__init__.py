@@ -1,6 +1,6 @@
 """Simulated hosts: real kernel, real CRIU, nothing touched on the machine itself."""
 
-from .action import run_action
+from .action import hook_processes, run_action
 from .client import Client
 from .container import Container, Link, Program, echo_server
 from .criu import Criu, Outcome, find_criu
@@ -22,6 +22,7 @@ __all__ = [
     "Program",
     "echo_server",
     "find_criu",
+    "hook_processes",
     "join",
     "run_action",
     "scaled",

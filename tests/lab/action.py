@@ -43,3 +43,17 @@ def run_action(
         pid = container if isinstance(container, int) else container.pid
         words["CRTOOLS_INIT_PID"] = str(pid)
     return host.run("sh", "-c", AS_CRIU, "criu", str(hook), str(images), env=words, check=check, timeout=timeout)
+
+
+def hook_processes(host: Host) -> list[int]:
+    """The hook's processes on this host that have outlived its calls, in whatever PID namespace."""
+    netns = os.stat(host.netns).st_ino
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            words = Path(f"/proc/{name}/cmdline").read_bytes() if name.isdigit() else b""
+            if b"hook.main()" in words and os.stat(f"/proc/{name}/ns/net").st_ino == netns:
+                found.append(int(name))
+        except OSError:
+            continue
+    return found

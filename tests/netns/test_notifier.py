@@ -235,7 +235,7 @@ def test_namespace_that_was_external_to_criu(
     bridged: Host, driver: Driver, dumped: dict[str, Any], fresh: Container, images: Path
 ) -> None:
     """The images say so, and the pair in it is left as its maker made it, but for what it lacks."""
-    (images / "netns-9.img").write_bytes(bytes.fromhex("1943565437935508000000004206") + b"podNet")
+    (images / "netns-9.img").write_bytes(bytes.fromhex("1943565452379355080000004206") + b"podNet")
     make_pair(fresh, "eth0", "cni7", "br1")
     driver("new", None, [])
     assert driver("pre-restore", None, str(images)) == ([], None)

@@ -145,6 +145,10 @@ def test_a_veth_without_a_name_takes_the_one_that_criu_was_told() -> None:
     assert (veth.outer.ifname, veth.overruled) == ("told1", "")
 
 
+#: What a ``netns-N.img`` begins with (``criu/include/magic.h``).
+MAGIC = bytes.fromhex("1943565452379355")
+
+
 # --- how the inner end comes back
 
 
@@ -191,11 +195,11 @@ def test_a_program_whose_names_the_mapping_file_has_is_for_any() -> None:
     ("images", "external"),
     [
         ({}, False),
-        ({"netns-9.img": b"\0" * 8 + b"\x08\0\0\0" + b"\x42\x06podNet"}, True),
-        ({"netns-9.img": b"\0" * 8 + b"\x06\0\0\0" + b"\x1a\x04\x08\x06\x10\0"}, False),
-        ({"netns-9.img": b"\0" * 8 + b"\x08\0\0\0" + b"\x42\x06podNet", "netns-10.img": b"\0" * 12}, False),
+        ({"netns-9.img": MAGIC + b"\x08\0\0\0" + b"\x42\x06podNet"}, True),
+        ({"netns-9.img": MAGIC + b"\x06\0\0\0" + b"\x1a\x04\x08\x06\x10\0"}, False),
+        ({"netns-9.img": MAGIC + b"\x08\0\0\0" + b"\x42\x06podNet", "netns-10.img": MAGIC + bytes(4)}, False),
         ({"netns-9.img": b"\x42"}, False),
-        ({"netns-9.img": b"\0" * 12 + b"\xff" * 300}, False),
+        ({"netns-9.img": MAGIC + b"\x2c\1\0\0" + b"\xff" * 300}, False),
     ],
 )
 def test_external_namespaces_of_images(tmp_path: Path, images: dict[str, bytes], external: bool) -> None:

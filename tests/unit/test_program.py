@@ -16,15 +16,10 @@ PID = os.getpid()
 
 
 @pytest.fixture(autouse=True)
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A /run/criu-veth of our own, not made yet."""
-    path = tmp_path / "run" / "criu-veth"
-    path.parent.mkdir(mode=0o755)
-    monkeypatch.setattr(paths, "RUN_DIR", str(path))
-    monkeypatch.setattr(paths, "PROGRAMS", str(path / "programs"))
-    monkeypatch.setattr(paths, "RUNS", str(path / "runs"))
+def run(own_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A /run/criu-veth of our own, not made yet, and a host without a mapping file."""
     monkeypatch.setattr(paths, "CONFIG_DEFAULT", str(tmp_path / "etc" / "criu-veth.toml"))
-    return path
+    return own_run
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from criu_veth import holders, quiesce
+from criu_veth import procfs, quiesce
 
 Told = Callable[..., int]
 
@@ -92,4 +92,4 @@ def test_a_process_that_cannot_be_forked_is_a_warning(
 
 
 def test_mounts_with_blanks_and_backslashes() -> None:
-    assert holders._unescaped(r"/run/a\040b\134c\011d") == "/run/a b\\c\td"
+    assert procfs.unescaped(r"/run/a\040b\134c\011d") == "/run/a b\\c\td"

@@ -20,14 +20,9 @@ NETNS, PIDNS, TIME = (os.stat(f"/proc/self/ns/{kind}").st_ino for kind in ("net"
 
 
 @pytest.fixture(autouse=True)
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def run(own_run: Path) -> Path:
     """A /run/criu-veth of our own, not made yet."""
-    path = tmp_path / "run" / "criu-veth"
-    path.parent.mkdir(mode=0o755)
-    monkeypatch.setattr(paths, "RUN_DIR", str(path))
-    monkeypatch.setattr(paths, "PROGRAMS", str(path / "programs"))
-    monkeypatch.setattr(paths, "RUNS", str(path / "runs"))
-    return path
+    return own_run
 
 
 @pytest.fixture

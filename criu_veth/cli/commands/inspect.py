@@ -38,13 +38,13 @@ def command(images: str, as_json: bool) -> None:
     all.
     """
     from criu_veth import images as criu
-    from criu_veth import paths, state, way
+    from criu_veth import paths, state
 
     path = state.path_in(images)
     captured = state.read(path) if paths.exists(path) else None
     saved = criu.read(images)
     if captured is None and saved is None:
-        raise InputError(f"{images}: is no checkpoint: it holds neither {way.INVENTORY} nor {paths.STATE_NAME}")
+        raise InputError(f"{images}: is no checkpoint: it holds neither {paths.INVENTORY} nor {paths.STATE_NAME}")
     if as_json:
         output.as_json(
             {
