@@ -7,9 +7,12 @@ milliseconds; the slow path finds its packages by running `site` itself.
 import posix
 import sys
 
-from criu_veth import actions, errors, execute, paths, program, runs, service, way, wire
+from criu_veth import actions, errors, execute, paths, program, runs, way, wire
 
 __all__ = ["main", "run"]
+
+#: How an image directory ends that `service` looks for.
+_OF_THE_DAEMON = "/fd/-1"
 
 
 def main() -> None:
@@ -70,7 +73,10 @@ def run(call: actions.Call, environ: "dict[str, str]") -> None:
     """
     handler = _HANDLERS.get(call.action)
     if handler is not None:
-        service.find_images(call)
+        if (call.image_dir or "").endswith(_OF_THE_DAEMON):
+            from criu_veth import service  # noqa: PLC0415 - only where criu does not name its images
+
+            service.find_images(call)
         if call.lost_images:
             say(f"{call.action}: notice: ", f"criu says {call.lost_images} for its images, and they are not found"
                 " among what it has open: nothing done")  # fmt: skip

@@ -23,7 +23,6 @@ READY = {
     "criu_veth.paths",
     "criu_veth.program",
     "criu_veth.runs",
-    "criu_veth.service",
     "criu_veth.way",
     "criu_veth.wire",
 }
