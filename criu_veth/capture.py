@@ -210,7 +210,7 @@ def _capture_all(
         sysctls = _Sysctls()
         inner_sysctls = [sysctls.of(link.ifname) for link, _ in said.found]
         inners = [
-            _inner(inner_kernel, inner_features, link, sysctl)
+            _inner(inner_kernel, inner_features, link, sysctl, notes)
             for (link, _), sysctl in zip(said.found, inner_sysctls, strict=True)
         ]
     captured = [
@@ -244,16 +244,31 @@ def _end(link: Link) -> dict[str, object]:
     }
 
 
-def _inner(kernel: Kernel, features: netlink.Generic, link: Link, sysctl: dict[str, str]) -> Inner:
+def _inner(kernel: Kernel, features: netlink.Generic, link: Link, sysctl: dict[str, str], notes: _Notes) -> Inner:
+    routes, lost = _routes(kernel, link)
+    notes.notes += [f"{link.ifname}: its {one} does not come back with --empty-ns net" for one in lost]
     return Inner(
         **_end(link),  # type: ignore[arg-type]
         ifindex=link.index,
         addresses=tuple(_address(entry, link.ifname) for entry in kernel.addresses(link.index)),
-        routes=tuple(_route(entry) for entry in kernel.routes(link.index)),
+        routes=tuple(routes),
         neighbours=_neighbours(kernel, link.index),
         sysctl=sysctl,
         features_off=features.features_off(link.ifname),
     )
+
+
+def _routes(kernel: Kernel, link: Link) -> tuple[list[Route], list[str]]:
+    """Return the routes of a device, and in words those that cannot be put back."""
+    found, lost = [], []
+    for entry in kernel.routes(link.index):
+        what = next((what for number, what in _LOST_ROUTES.items() if _has(entry, number)), None)
+        if what is None:
+            found.append(_route(entry))
+        else:
+            to = entry.get("RTA_DST")
+            lost.append(f"route to {to}/{entry['dst_len']} {what}" if to else f"route to default {what}")
+    return found, lost
 
 
 class _OuterEnds:
@@ -344,6 +359,8 @@ class _OuterEnds:
         common = _end(link)
         if switch is not None and not master_index:  # the userspace datapath sets it, and does so again
             common["promisc"] = None
+        routes, lost = _routes(self._kernel, link)
+        self._notes.warnings += [f"{link.ifname}: its {one} is not carried over" for one in lost]
         return Outer(
             **common,  # type: ignore[arg-type]
             master=master.ifname if master else None,
@@ -354,7 +371,7 @@ class _OuterEnds:
             fdb=self._fdb_of(master, link) if master and master.kind == "bridge" else (),
             ovs=switch,
             addresses=tuple(addresses),
-            routes=tuple(self._routes(link)),
+            routes=tuple(routes),
             rules=self._rules_of(link.ifname),
             neighbours=_neighbours(self._kernel, index),
             sysctl=self._sysctls.of(link.ifname),
@@ -407,17 +424,6 @@ class _OuterEnds:
         if master.index not in self._instances:
             self._instances[master.index] = self._kernel.spanning_tree_instances(master)
         return self._instances[master.index]
-
-    def _routes(self, link: Link) -> list[Route]:
-        found = []
-        for entry in self._kernel.routes(link.index):
-            what = next((what for number, what in _LOST_ROUTES.items() if _has(entry, number)), None)
-            if what is None:
-                found.append(_route(entry))
-            else:
-                to = entry.get("RTA_DST") or "default"
-                self._notes.warnings.append(f"{link.ifname}: its route to {to} {what} is not carried over")
-        return found
 
     def _port(self, link: Link) -> tuple[dict[str, int], str | None]:
         if link.info("IFLA_INFO_SLAVE_KIND") != "bridge":

@@ -164,10 +164,14 @@ class Remap(Table, frozen=True, kw_only=True):
 
 
 class Capture(Table, frozen=True, kw_only=True):
-    """``[capture]``: whether the dump reads the outer ends, and whether it fails (``error``) when that fails."""
+    """``[capture]``: whether the dump reads the outer ends, and what makes it fail.
+
+    ``on_error`` None: a capture that fails, not what CRIU is known not to be able to restore; ``error``: both;
+    ``warn``: neither.
+    """
 
     enabled: bool = True
-    on_error: Literal["error", "warn"] = "error"
+    on_error: Literal["error", "warn"] | None = None
 
 
 class Announcements(Table, frozen=True, kw_only=True):

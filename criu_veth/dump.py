@@ -1,12 +1,13 @@
 """What happens at pre-dump: capture, state file, and the program for a restore on this host."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec.structs import replace
 
-from criu_veth import capture, config, container, match, paths, prepare, state
+from criu_veth import capture, config, container, match, paths, prepare, state, tree, unrestorable, wire
 from criu_veth.errors import InputError, OperationError
+from criu_veth.netlink import Kernel
 from criu_veth.way import Way
 
 
@@ -15,7 +16,7 @@ def run(environ: Mapping[str, str], image_dir: str, pid: int, likely: Iterable[W
 
     A program is made for each of the ways in which a restore here is ``likely`` to be asked for.
     Raises InputError or OperationError: the dump fails then, and the application has not been touched. The mapping
-    file's ``[capture]`` decides whether a capture that fails does so.
+    file's ``[capture]`` decides whether a capture that fails does so, and whether what CRIU cannot restore does.
     """
     sources = paths.Sources(dict(environ), image_dir)
     if sources.matchable:
@@ -32,7 +33,9 @@ def run(environ: Mapping[str, str], image_dir: str, pid: int, likely: Iterable[W
             return [f"warning: {fault}" for fault in error.faults]
         remedy = 'to dump without it: [capture] on_error = "warn" or enabled = false in the mapping file'
         raise OperationError(*(f"{fault}; {remedy}" for fault in error.faults)) from None
-    warnings = _prepare_ahead(environ, image_dir, likely)
+    ways = tuple(likely)
+    lost = _unrestorable(pid, ways, settings)
+    warnings = [*lost, *_prepare_ahead(environ, image_dir, ways, lost)]
     names = ", ".join(f"{veth.inner.ifname}: {veth.outer.ifname}" for veth in captured.veths)
     return [
         *(f"warning: {warning}" for warning in (*captured.warnings, *warnings)),
@@ -41,10 +44,52 @@ def run(environ: Mapping[str, str], image_dir: str, pid: int, likely: Iterable[W
     ]
 
 
-def _prepare_ahead(environ: Mapping[str, str], image_dir: str, likely: Iterable[Way]) -> list[str]:
+def _unrestorable(pid: int, likely: Iterable[Way], settings: config.Capture) -> tuple[str, ...]:
+    """Return what CRIU is going to dump and cannot restore, if it is to bring the network back.
+
+    Raises OperationError with it where ``[capture] on_error = "error"`` was written.
+    """
+    if not any(map(unrestorable.matters, likely)):
+        return ()
+    try:
+        found = tuple(fault for facts in _facts(pid) for fault in unrestorable.judge(facts))
+    except OSError:
+        return ()  # it ends; the dump says so
+    if found and settings.on_error == "error":
+        remedy = 'to dump it all the same: [capture] on_error = "warn" in the mapping file, or no on_error'
+        raise OperationError(*(f"{fault}; {remedy}" for fault in found))
+    return found
+
+
+def _facts(pid: int) -> Iterator[unrestorable.Facts]:
+    """Yield what decides whether CRIU can restore them, of the tree's network namespaces but this process's.
+
+    Raises OSError.
+    """
+    here = os.stat("/proc/self/ns/net")
+    for path in tree.paths_of(pid):
+        if os.path.samestat(os.stat(path), here):
+            continue
+        namespaces = wire.Namespaces(path)
+        try:
+            kernel = Kernel(namespaces.inner)
+            devices = {
+                link.index: unrestorable.Device(
+                    link.ifname, link.kind or "", inside=link.get("IFLA_LINK_NETNSID") is None
+                )
+                for link in kernel.links()
+            }
+            yield unrestorable.Facts(devices, kernel.raw_routes(), kernel.raw_addresses6())
+        finally:
+            namespaces.close()
+
+
+def _prepare_ahead(
+    environ: Mapping[str, str], image_dir: str, likely: Iterable[Way], lost: tuple[str, ...]
+) -> list[str]:
     """Make the programs; whatever comes in between, the container has been captured and pre-restore makes them."""
     try:
-        prepare.prepare_ahead(environ, image_dir, likely)
+        prepare.prepare_ahead(environ, image_dir, likely, lost)
     except Exception as error:  # not even a defect is worth the dump
         return [f"no program could be made ahead: {error}"]
     return []

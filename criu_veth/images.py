@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from criu_veth import paths, plan, rules, wire
+from criu_veth import paths, plan, rules, unrestorable, wire
 from criu_veth.errors import InputError
 from criu_veth.state import Data, Route
 
@@ -109,6 +109,30 @@ def read(directory: str) -> tuple[Namespace, ...] | None:
         return None
     numbers = {number for kind in ("netdev", "netns") for name in names if (number := _number(name, kind)) is not None}
     return tuple(_namespace(directory, names, number) for number in sorted(numbers))
+
+
+def facts(directory: str) -> tuple[unrestorable.Facts, ...]:
+    """Return what decides whether CRIU can restore the network namespaces of the checkpoint in ``directory``.
+
+    Raises InputError.
+    """
+    found = []
+    for namespace in read(directory) or ():
+        if namespace.external_key is None:
+            devices = {device.ifindex: unrestorable.Device(device.name, device.kind) for device in namespace.devices}
+            routes = [one for kind in ("route", "route6") for one in _saved(directory, kind, namespace.id)]
+            found.append(unrestorable.Facts(devices, routes, _saved(directory, "ifaddr", namespace.id)))
+    return tuple(found)
+
+
+def _saved(directory: str, kind: str, number: int) -> list[bytes]:
+    """Return the messages of an image of addresses or routes, which `read` has found whole."""
+    path = f"{directory}/{kind}-{number}.img"
+    if not os.path.lexists(path):
+        return []
+    of_addresses = (_ADDRESS_DUMP_MAGIC, _RTM_NEWADDR, _ADDRESS_ATTRS)
+    expected = of_addresses if kind == "ifaddr" else (_ROUTE_DUMP_MAGIC, _RTM_NEWROUTE, _ROUTE_ATTRS)
+    return [message for _, message in _dumped(_read(path), *expected)]
 
 
 def _number(name: str, kind: str) -> int | None:

@@ -844,6 +844,15 @@ class Kernel:
         ]
         return [entry for entry in found if entry["proto"] != RTPROT_KERNEL and not entry["flags"] & RTM_F_CLONED]
 
+    def raw_routes(self) -> list[bytes]:
+        """Return the messages of every route, those that the kernel made itself too."""
+        families = (rules.AF_INET, rules.AF_INET6)
+        return [data for family in families for data in self._dump(RouteMessage, RTM_GETROUTE, {"family": family})]
+
+    def raw_addresses6(self) -> list[bytes]:
+        """Return the messages of every IPv6 address."""
+        return self._rtnl.dump(dump_addresses6())
+
     def rules(self) -> list[Message]:
         """Return every policy routing rule."""
         return [

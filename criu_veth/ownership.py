@@ -21,7 +21,7 @@ import msgspec
 
 from criu_veth import rules
 from criu_veth.state import CapturedVeth, Inner, Outer, Veth
-from criu_veth.way import ADOPT, EMPTY, EXTERNAL, MADE, UNKNOWN
+from criu_veth.way import ADOPT, EMPTY, EXTERNAL, MADE, READY, UNKNOWN
 
 #: What an end is known by; where somebody else made it, this is not put back.
 IDENTITY = (
@@ -41,6 +41,9 @@ IDENTITY = (
 
 #: Of how many addresses it is asked whether somebody else has them.
 _MOST_ADDRESSES = 8
+
+#: What of an inner end that somebody else made is put back.
+_INNER_DRESS = ("mtu", "txqueuelen", "group", "alias", "features_off")
 
 #: How the hook speaks of it.
 IDENTITY_WORDS = "name, MAC address, bridge, addresses and routes"
@@ -85,6 +88,20 @@ def dress(outer: Outer) -> Outer:
     return _only(outer, lambda key: key not in IDENTITY)
 
 
+def inner_fault(netns: Inner, mode: str) -> str | None:
+    """Say why what a mapping file asks for of the inner end cannot be done where it comes back by ``mode``, if so."""
+    if mode in (EXTERNAL, READY, MADE, UNKNOWN):
+        return (
+            "CRIU brings the inner end back as it is in the images, and nothing of this would be done; leave it out, or"
+            ' have the network namespace made empty (mode = "empty", and criu restore --empty-ns net)'
+        )
+    theirs = [f for f in msgspec.structs.fields(Inner) if f.name not in ("ifname", *_INNER_DRESS)]
+    asked = [f.name for f in theirs if getattr(netns, f.name) != f.default]
+    if mode != ADOPT or not asked:
+        return None
+    return f"the network namespace is not CRIU's to restore, and its maker sets {' and '.join(asked)}; leave that out"
+
+
 def inner_dress(netns: Inner | None, inner: str) -> Inner:
     """Return what is put back of an inner end that somebody else made: its queue and what it is called by people.
 
@@ -92,8 +109,7 @@ def inner_dress(netns: Inner | None, inner: str) -> Inner:
     """
     if netns is None:
         return Inner(ifname=inner)
-    keys = ("mtu", "txqueuelen", "group", "alias", "features_off")
-    return Inner(ifname=inner, **{key: getattr(netns, key) for key in keys})
+    return Inner(ifname=inner, **{key: getattr(netns, key) for key in _INNER_DRESS})
 
 
 def is_made_by_others(veth: Veth, found: CapturedVeth) -> bool:

@@ -30,6 +30,10 @@ class Findings(NamedTuple):
     deferred: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     doubles: frozenset[str] = frozenset()
 
+    def with_warnings(self, more: tuple[str, ...]) -> "Findings":
+        """Return these and what somebody else has found."""
+        return self._replace(warnings=(*self.warnings, *more))
+
 
 def preflight(
     veths: tuple[Veth, ...],

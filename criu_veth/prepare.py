@@ -12,6 +12,8 @@ from criu_veth import (
     assemble,
     config,
     execute,
+    images,
+    lacking,
     match,
     netlink,
     ownership,
@@ -21,6 +23,7 @@ from criu_veth import (
     program,
     resolve,
     state,
+    unrestorable,
     wire,
 )
 from criu_veth.container import of_process
@@ -35,7 +38,8 @@ _MADE_BY_CRIU = Way(told=True)
 class Inputs(NamedTuple):
     """What was read: ``config`` and ``state``, None where there is no such file; ``files`` is how these were before.
 
-    ``chosen`` says how the mapping file was found, where several were to choose from.
+    ``chosen`` says how the mapping file was found, where several were to choose from; ``lacking`` is a notice of what
+    this host lacks and ``state`` is therefore without.
     """
 
     sources: paths.Sources
@@ -43,6 +47,12 @@ class Inputs(NamedTuple):
     config: config.Config | None
     state: state.State | None
     chosen: tuple[match.Decision, ...] = ()
+    lacking: str | None = None
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What was noticed when the files were read."""
+        return (*(self.config.notices if self.config else ()), *([self.lacking] if self.lacking else []))
 
 
 def read(environ: Mapping[str, str], image_dir: str | None, container: Container | None = None) -> Inputs:
@@ -55,7 +65,12 @@ def read(environ: Mapping[str, str], image_dir: str | None, container: Container
     found = state.read(sources.state) if sources.state else None
     known = [one for one in (container, found.container if found else None) if one is not None]
     chosen = match.choose(sources, match.subject(sources.image_dir, *known))
-    return Inputs(sources, files, config.load(sources.config) if sources.config else None, found, tuple(chosen))
+    here, without = lacking.fit(found, _has_sysctl) if found else (None, None)
+    return Inputs(sources, files, config.load(sources.config) if sources.config else None, here, tuple(chosen), without)
+
+
+def _has_sysctl(path: str) -> bool:
+    return os.path.exists(f"/proc/sys/net/{path}")
 
 
 def nothing_to_go_by(sources: paths.Sources) -> str:
@@ -120,6 +135,16 @@ def prepare(
     return made
 
 
+def lost_in_images(image_dir: str | None, way: Way) -> tuple[str, ...]:
+    """Return what the images in ``image_dir`` hold that CRIU cannot restore ``way``; what cannot be read is CRIU's."""
+    if image_dir is None or not unrestorable.matters(way):
+        return ()
+    try:
+        return tuple(fault for facts in images.facts(image_dir) for fault in unrestorable.judge(facts, way.macvlans))
+    except (InputError, OSError):
+        return ()
+
+
 def judge(
     environ: Mapping[str, str], image_dir: str | None, way: Way, pid: int | None, present: frozenset[bytes]
 ) -> None:
@@ -136,7 +161,7 @@ def judge(
 
 
 def possible(inputs: Inputs, way: Way, *, ahead: bool = False) -> tuple[tuple[Veth, ...], preflight.Findings]:
-    """Return the desired ends, and what preflight found of this host; ``ahead`` as for `preflight_here`.
+    """Return the desired ends, and what was found of this host and of the images; ``ahead`` as for `preflight_here`.
 
     Raises InputError, or OperationError with all that this host cannot do.
     """
@@ -144,15 +169,17 @@ def possible(inputs: Inputs, way: Way, *, ahead: bool = False) -> tuple[tuple[Ve
     found = preflight_here(veths, ahead=ahead)
     if found.faults:
         raise OperationError(*found.faults)
-    return veths, found
+    return veths, found.with_warnings(lost_in_images(inputs.sources.image_dir, way))
 
 
-def prepare_ahead(environ: Mapping[str, str], image_dir: str, ways: Iterable[Way]) -> list[program.Program]:
+def prepare_ahead(
+    environ: Mapping[str, str], image_dir: str, ways: Iterable[Way], lost: tuple[str, ...] = ()
+) -> list[program.Program]:
     """Make programs for this host at the dump, while the devices that they are to make are still there.
 
     One for each of ``ways``: how the restore will be asked for is not known yet. Names that are taken are no fault
     now. Where something else is, that program is left out: the restore may be meant for another host, and pre-restore
-    looks again.
+    looks again. ``lost`` is what CRIU is going to dump and cannot restore.
     """
     made = []
     for way in ways:
@@ -161,7 +188,8 @@ def prepare_ahead(environ: Mapping[str, str], image_dir: str, ways: Iterable[Way
             veths = desired(inputs, way)
             found = preflight_here(veths, ahead=True)
             if not found.faults:
-                made.append(save(veths, inputs, found, way))
+                said = found.with_warnings(lost) if unrestorable.matters(way) else found
+                made.append(save(veths, inputs, said, way))
         except (InputError, OperationError):
             continue
     return made
@@ -221,7 +249,8 @@ def _names(veths: tuple[Veth, ...], mapping: config.Config | None) -> tuple[tupl
 def remarks(veths: tuple[Veth, ...], inputs: Inputs, found: preflight.Findings, way: Way) -> tuple[str, ...]:
     """Return what is said at pre-restore, each with ``warning: `` or ``notice: `` before it."""
     warnings = [*(inputs.config.notices if inputs.config else ()), *found.warnings]
-    notices = [veth.overruled for veth in veths if veth.overruled]
+    notices = [inputs.lacking] if inputs.lacking else []
+    notices += [veth.overruled for veth in veths if veth.overruled]
     if not (inputs.config or inputs.state) and (way.devices or way.adopt):
         notices.append(nothing_to_go_by(inputs.sources))
     return (*(f"warning: {text}" for text in warnings), *(f"notice: {text}" for text in notices))

@@ -86,6 +86,8 @@ class _Resolver:
         if self._way is None:
             return _overlay(captured, entry, self._placeholders, self._faults) if entry else captured
         mode = _mode(captured, entry, self._way, self._faults)
+        if entry is not None and entry.netns is not None and (why := ownership.inner_fault(entry.netns, mode)):
+            self._faults.append(f'{entry.where}.netns: "{entry.inner}": {why}')
         if ownership.is_made_with_what_was_told(mode):
             captured = _as_told(captured, entry, *self._way.names_of(captured.inner))
         captured = msgspec.structs.replace(captured, mode=mode)
@@ -111,7 +113,9 @@ class _Resolver:
             foreign = ownership.is_foreign(veth.mode)
             asked = _overlay(blank, entry, self._placeholders, self._faults if foreign else ignored, adopted=True).outer
             dress = _without(dress, asked)
-        inner = ownership.inner_dress(veth.netns if keep == "dress" else None, veth.inner)
+        own = entry.netns if entry is not None else None
+        netns = veth.netns if keep == "dress" else own
+        inner = ownership.inner_dress(netns, veth.inner)
         adopted = Adopted(asked=asked, dress=dress, inner=inner)
         outer = asked if ownership.is_foreign(veth.mode) else veth.outer
         return msgspec.structs.replace(veth, adopted=adopted, outer=outer)

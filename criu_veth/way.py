@@ -41,16 +41,18 @@ class Way:
     ``external`` gives inner to ``outer`` (with ``@bridge``, if any), ``ready`` inner to the ready device's name, and
     ``made`` has the inner ends of which the caller had made that device before; ``empty`` and ``adopt`` say that CRIU
     brings nothing; ``told`` is whether criu's own options could be read at all, ``devices`` whether the images hold
-    any. ``general`` has the inner ends that only a file for every restore of this host names.
+    any. ``general`` has the inner ends that only a file for every restore of this host names, ``macvlans`` the
+    macvlans whose parent criu was told.
     """
 
-    __slots__ = ("adopt", "devices", "empty", "external", "general", "inherited", "made", "ready", "told")
+    __slots__ = ("adopt", "devices", "empty", "external", "general", "inherited", "macvlans", "made", "ready", "told")
 
     def __init__(self, *, told: bool = False, devices: bool = True) -> None:
         self.external: dict[str, str] = {}
         self.general: set[str] = set()
         self.ready: dict[str, str] = {}
         self.made: frozenset[str] = frozenset()
+        self.macvlans: set[str] = set()
         self.empty = False
         self.adopt = False
         self.inherited: list[str] = []
@@ -162,6 +164,8 @@ class Way:
             self._name(inner, name.removeprefix(":"))
         elif kind == "netdev":
             self.ready[inner] = name.removeprefix(":")
+        elif kind == "macvlan":
+            self.macvlans.add(inner)
         elif kind == "net":
             self.adopt = True
 
@@ -248,12 +252,19 @@ def read_command(way: Way, criu_pid: int, environ: "dict[str, str]") -> "list[st
 def likely(criu_pid: int, environ: "dict[str, str]") -> "list[Way]":
     """Return in which ways a restore by whoever drives this criu, which dumps, may bring the devices back.
 
-    CRIU makes them, or nobody does: how the restore will be asked for is not known yet.
+    CRIU makes them, or nobody does: how the restore will be asked for is not known yet. A dump of an external network
+    namespace, or with ``--empty-ns net``, as runc asks for it, saves no devices that CRIU could make.
     """
     command = _command_of(criu_pid)
-    ways = [Way(told=not _is_rpc(command)), Way(devices=False)]
+    dumped = Way()
+    dumped.read_options(command)
+    saved = not (dumped.empty or (_is_rpc(command) and _runtime(_parent(criu_pid)) == "runc"))
+    ways = [Way(told=not _is_rpc(command)), Way(devices=False)] if saved else [Way(devices=False)]
+    if dumped.adopt:
+        ways = [Way(told=not _is_rpc(command), devices=False)]
     for way in ways:
         _read_files(way, command, criu_pid, environ)
+        way.adopt = way.adopt or dumped.adopt
     return ways
 
 

@@ -24,8 +24,8 @@ class Inputs(NamedTuple):
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What reading the mapping file gave to notice."""
-        return self.read.config.notices if self.read.config else ()
+        """What was noticed when the files were read, and what of the capture criu is told otherwise."""
+        return (*self.read.notices, *(veth.overruled for veth in self.veths if veth.overruled))
 
     def chosen(self, *, always: bool = False) -> list[str]:
         """Return which mapping files there were to choose from, and why each was used or not.
@@ -46,17 +46,24 @@ def find(file: str | None, images: str | None) -> paths.Sources:
     return paths.Sources(_environ(file), images)
 
 
-def read(file: str | None, images: str | None, mode: str | None = None, container: str | None = None) -> Inputs:
+def read(
+    file: str | None,
+    images: str | None,
+    mode: str | None = None,
+    container: str | None = None,
+    external: tuple[str, ...] = (),
+) -> Inputs:
     """Read the sources and resolve them for this host, the inner ends coming back by ``mode`` as far as can be.
 
-    ``container`` is a name that the container has beside those that the images tell. Raises InputError.
+    ``external`` are the values of criu's option of that name. ``container`` is a name that the container has beside
+    those that the images tell. Raises InputError.
     """
     found = prepare.read(_environ(file), images, Container(names=(container,)) if container else None)
     if found.config is None and found.state is None:
         raise InputError(_nothing(found.sources), *_explained(found))
     if images is None and found.config is not None:
         _refuse_unknown_image(found.config)
-    way = ways.choose(found, images, mode)
+    way = ways.choose(found, images, mode, external)
     return Inputs(found, way, prepare.desired(found, way))
 
 

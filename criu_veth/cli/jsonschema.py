@@ -183,7 +183,8 @@ _KEYS: dict[str, dict[str, Schema]] = {
     "Capture": {
         "enabled": {"description": "Read the outer ends at the dump and keep them in the image directory."},
         "on_error": {
-            "description": "What a capture that fails does to the dump: error: it fails too; warn: it goes on."
+            "description": "What makes the dump fail: error: a capture that fails, and what CRIU can never restore;"
+            " warn: neither; without it the first alone."
         },
     },
 }

@@ -38,6 +38,14 @@ mode = click.option(
     " made; empty: the hook makes them in an empty network namespace.",
 )
 
+#: What criu is told besides; empty: what `mode` takes.
+external = click.option(
+    "--external",
+    metavar="VALUE",
+    multiple=True,
+    help="What criu is told in its option of that name, such as 'veth[eth0]:web0@br0'; once for each.",
+)
+
 #: A process of a container, its first by custom.
 pid = click.option(
     "--pid", metavar="PID", type=click.IntRange(1, (1 << 22) - 1), required=True, help="A process of the container."

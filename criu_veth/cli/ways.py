@@ -2,21 +2,25 @@
 
 import os
 
-from criu_veth import images, prepare, way
+from criu_veth import hook, images, prepare, way
 from criu_veth.config import VethConfig, has_no_mac
 from criu_veth.errors import InputError
 from criu_veth.way import EMPTY, EXTERNAL, READY, Way
 
+#: What ``--external`` says of a device, by the kind that it begins with.
+_DEVICES = {"veth": "OUTER[@BRIDGE]", "netdev": "NAME", "macvlan": "PARENT"}
 
-def choose(inputs: prepare.Inputs, image_dir: str | None, mode: str | None) -> Way:
+
+def choose(inputs: prepare.Inputs, image_dir: str | None, mode: str | None, external: tuple[str, ...] = ()) -> Way:
     """Return the way of a restore by ``mode``: ``external``, ``ready``, ``empty``, or None for what the images take.
 
-    A mapping file's own ``mode`` goes before it, and what is no veth is made ready. Raises InputError for what cannot
-    be had together.
+    A mapping file's own ``mode`` goes before it, and what is no veth is made ready. ``external`` are values of criu's
+    option of that name; what they name comes back as they say, where CRIU brings devices back at all. Raises
+    InputError for what cannot be had together.
     """
     entries = {entry.inner: entry for entry in inputs.config.veths} if inputs.config else {}
     checkpoint = _checkpoint(image_dir)
-    chosen = Way(told=True)
+    chosen = _told(external)
     if checkpoint and any(namespace.external_key for namespace in checkpoint):
         _refuse(entries, mode, "the images say that the network namespace is external", (EMPTY, EXTERNAL, READY))
         chosen.adopt, chosen.devices = True, False
@@ -28,13 +32,32 @@ def choose(inputs: prepare.Inputs, image_dir: str | None, mode: str | None) -> W
         return chosen
     captured = [veth.inner.ifname for veth in inputs.state.veths] if inputs.state else []
     inners = dict.fromkeys([*captured, *entries])
-    ready = [inner for inner in inners if _mode(entries.get(inner), mode) == READY]
+    named = {*chosen.external, *chosen.ready}
+    ready = [inner for inner in inners if inner not in named and _mode(entries.get(inner), mode) == READY]
     if ready and image_dir is None:
         raise InputError(
             f'"{ready[0]}" is to be made ready, under a name that is made from the image directory\'s: add --images DIR'
         )
-    chosen.ready = {inner: way.ready_name(str(image_dir), inner) for inner in ready}
+    hook.see_what_is_made(chosen)
+    chosen.ready |= {inner: way.ready_name(str(image_dir), inner) for inner in ready}
     return chosen
+
+
+def _told(external: tuple[str, ...]) -> Way:
+    """Take in the values of ``--external``.
+
+    Raises InputError for one that criu would take for something else than was meant.
+    """
+    told = Way(told=True)
+    faults = []
+    for value in external:
+        kind, _, rest = value.partition("[")
+        if kind in _DEVICES and not all(rest.partition("]:")[::2]):
+            faults.append(f"--external {value}: is not as criu takes it: {kind}[INNER]:{_DEVICES[kind]}")
+        told.read_option("external", value)
+    if faults:
+        raise InputError(*faults)
+    return told
 
 
 def _checkpoint(image_dir: str | None) -> tuple[images.Namespace, ...] | None:

@@ -158,10 +158,12 @@ def test_inner_end_by_the_mapping_file_alone(bridged: Host, criu: Criu, images: 
     container = bridged.container([WEB])
     criu.dump(container, images)
     container.wait_unplugged()
-    bridged.path("/etc/criu/criu-veth.toml").write_text(
-        '[[veth]]\ninner = "eth0"\nouter = "web0"\nbridge = "br0"\n'
+    inside = (
         '[veth.netns]\nmac = "02:00:00:00:00:02"\naddresses = ["10.0.0.2/24", "fd00::2/64"]\n'
         'routes = ["default via 10.0.0.1"]\n'
+    )
+    bridged.path("/etc/criu/criu-veth.toml").write_text(
+        '[[veth]]\ninner = "eth0"\nouter = "web0"\nbridge = "br0"\n' + (inside if way == "empty" else "")
     )
 
     back = restored(criu, bridged, images, WAYS[way]).container
@@ -251,6 +253,11 @@ IN_EMPTY = (
     "veth[0].kind: CRIU makes no {}, and cannot move one in mode {} in: it gives a ready device the MAC address of the"
     " images, which the kernel refuses: give it --empty-ns net"
 )
+NETNS = "[veth.netns]\nmtu = 1400\n"
+BROUGHT = (
+    'veth[0].netns: "eth0": CRIU brings the inner end back as it is in the images, and nothing of this would be done;'
+    ' leave it out, or have the network namespace made empty (mode = "empty", and criu restore --empty-ns net)'
+)
 CONTRADICTIONS = {
     ("external", 'mode = "ready"\n'): (
         'veth[0].mode: "ready" contradicts what criu was told (external); leave the mode out'
@@ -265,6 +272,8 @@ CONTRADICTIONS = {
         'veth[0].mode: "ready" contradicts what criu was told, or the images without devices say (empty); leave the'
         " mode out"
     ),
+    ("external", NETNS): BROUGHT,
+    ("ready", NETNS): BROUGHT,
     ("external", MACVLAN): "veth[0].kind: CRIU makes no macvlan: give it --external 'netdev[eth0]:NAME'",
     ("ready", IPVLAN): IN_EMPTY.format("ipvlan", "l2"),
     ("external", IPVLAN): IN_EMPTY.format("ipvlan", "l2"),
@@ -319,9 +328,9 @@ def test_device_on_top_of_another(
     peer.veth("cable0", "uplink0", host, addresses=["10.0.0.1/24"])
     host.run("ip", "link", "set", "uplink0", "up")
     mac = 'mac = "02:00:00:00:00:02"\n' if kind == "macvlan" else ""
+    inside = f'[veth.netns]\n{mac}addresses = ["10.0.0.2/24"]\n' if way == "empty" else ""
     host.path("/etc/criu/criu-veth.toml").write_text(
-        f'[[veth]]\ninner = "eth0"\nkind = "{kind}"\nparent = "uplink0"\nkind_mode = "{mode}"\n'
-        f'[veth.netns]\n{mac}addresses = ["10.0.0.2/24"]\n'
+        f'[[veth]]\ninner = "eth0"\nkind = "{kind}"\nparent = "uplink0"\nkind_mode = "{mode}"\n{inside}'
     )
     if mode in ("l3", "l3s"):  # nobody answers for it: the peer has to know where it is
         lladdr = host.link("uplink0")["address"]

@@ -144,8 +144,8 @@ TOPOLOGIES = {
 
 LOST = [
     "web0: the action of its filter u32 (priority 9) is not carried over",
-    "web0: its route to 10.50.0.0 with several next hops is not carried over",
-    "web0: its route to 10.51.0.0 by a nexthop object is not carried over",
+    "web0: its route to 10.50.0.0/24 with several next hops is not carried over",
+    "web0: its route to 10.51.0.0/24 by a nexthop object is not carried over",
 ]
 
 

@@ -236,3 +236,33 @@ def test_what_criu_cannot_move_in_is_made_inside(dumped: Path, kind: str, mode: 
     assert shown.stderr == (
         f"criu-veth: error: --mode ready, but CRIU can move no {mode} in (veth[0]): the hook has to make it inside\n"
     )
+
+
+def test_what_criu_is_told_wins_over_the_capture(dumped: Path) -> None:
+    shown = run("plan", "--images", dumped, "--external", "veth[eth0]:other@br7", "--external", "netdev[eth1]:cv1")
+
+    assert shown.stderr == ('criu-veth: notice: veth eth0: named "other" as criu was told, not "web0" as at the dump\n')
+    assert "post-restore: eth0: other attached to br7" in shown.stdout.splitlines()
+    assert "setup-namespaces: eth1: pair made: db0 here, eth1 ready as cv1" in shown.stdout.splitlines()
+
+
+def test_a_network_namespace_by_path_leaves_the_pair_to_others(dumped: Path) -> None:
+    shown = run("plan", "--images", dumped, "--external", "net[pod]")
+
+    assert "made" not in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [
+        ("veth[eth0:web0", "veth[INNER]:OUTER[@BRIDGE]"),
+        ("veth[eth0]", "veth[INNER]:OUTER[@BRIDGE]"),
+        ("netdev[]:cv0", "netdev[INNER]:NAME"),
+        ("macvlan[mv0]=up0", "macvlan[INNER]:PARENT"),
+    ],
+)
+def test_what_criu_would_not_take(dumped: Path, value: str, form: str) -> None:
+    shown = run("prepare", dumped, "--external", value)
+
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert shown.stderr == f"criu-veth: error: --external {value}: is not as criu takes it: {form}\n"

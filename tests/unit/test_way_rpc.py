@@ -91,6 +91,24 @@ def test_what_is_likely_after_a_dump_on_the_command_line(files: dict[str, str]) 
     assert [one.key for one in way.likely(7, {})] == ["external", "empty"]
 
 
+@pytest.mark.parametrize(
+    ("command", "comm", "ways"),
+    [
+        ("criu\0dump\0--empty-ns\0net\0", "sh", ["empty"]),
+        ("criu\0dump\0--external\0net[123]:pod\0", "sh", ["adopt"]),
+        ("criu\0swrk\0003\0", "runc", ["empty"]),
+        ("criu\0swrk\0003\0", "python3", ["unknown", "empty"]),
+    ],
+)
+def test_what_is_likely_after_a_dump_without_devices(
+    files: dict[str, str], command: str, comm: str, ways: list[str]
+) -> None:
+    """Such a dump saves none that CRIU could make; runc asks for no other."""
+    files.update({"/proc/7/cmdline": command, "/proc/6/comm": comm + "\n"})
+
+    assert [one.key for one in way.likely(7, {})] == ways
+
+
 # --- images without a network namespace
 
 #: What CRIU 4.2.1 wrote for a process in the host's network namespace.

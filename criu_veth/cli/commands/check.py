@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from criu_veth.cli import output
-from criu_veth.cli.parameters import as_json, examples, images, mapping_file, mode
+from criu_veth.cli.parameters import as_json, examples, external, images, mapping_file, mode
 from criu_veth.errors import CriuVethError, OperationError
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ class Report(NamedTuple):
 @mapping_file
 @images
 @mode
+@external
 @as_json
-def command(file: str | None, images: str | None, mode: str | None, as_json: bool) -> None:
+def command(file: str | None, images: str | None, mode: str | None, external: tuple[str, ...], as_json: bool) -> None:
     """Check the mapping file, then this host: all that the hook would say before CRIU restores anything.
 
     FILE is the mapping file; without one it is found as the hook finds it: CRIU_VETH_CONFIG in the environment, then
@@ -49,7 +50,7 @@ def command(file: str | None, images: str | None, mode: str | None, as_json: boo
 
     Exit status: 0 a restore can go on, 1 this host cannot do it, 2 the mapping file is wrong.
     """
-    report = _examine(file, images, mode)
+    report = _examine(file, images, mode, external)
     if as_json:
         output.as_json(_as_builtins(report))
         click.get_current_context().exit(report.error.exit_code if report.error else 0)
@@ -60,22 +61,23 @@ def command(file: str | None, images: str | None, mode: str | None, as_json: boo
     _print_ok(report)
 
 
-def _examine(file: str | None, images: str | None, mode: str | None) -> Report:
-    from criu_veth import locks, plan
+def _examine(file: str | None, images: str | None, mode: str | None, external: tuple[str, ...]) -> Report:
+    from criu_veth import locks, plan, prepare
     from criu_veth.cli import host, inputs
 
     sources = inputs.find(file, images)
     try:
-        read = inputs.read(file, images, mode)
+        read = inputs.read(file, images, mode, external=external)
         sources = read.sources  # which of several mapping files it is may have depended on what was read
         found, running, others = host.examine(read.veths)
     except CriuVethError as error:
         return Report(sources, error=error)
+    lost = prepare.lost_in_images(sources.image_dir, read.way)
     return Report(
         sources,
         plan=plan.make(read.veths),
         error=OperationError(*found.faults) if found.faults else None,
-        warnings=(*_not_root(), *running, *found.warnings, *locks.everywhere()),
+        warnings=(*_not_root(), *running, *found.warnings, *lost, *locks.everywhere()),
         notices=(*read.notices, *others),
     )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from criu_veth.cli import output
-from criu_veth.cli.parameters import as_json, examples, images, mapping_file, mode
+from criu_veth.cli.parameters import as_json, examples, external, images, mapping_file, mode
 
 if TYPE_CHECKING:
     from criu_veth.cli.inputs import Inputs
@@ -26,9 +26,17 @@ if TYPE_CHECKING:
 @mapping_file
 @images
 @mode
+@external
 @click.option("--container", metavar="NAME", help="For a container of this name or id: which mapping file, and why.")
 @as_json
-def command(file: str | None, images: str | None, mode: str | None, container: str | None, as_json: bool) -> None:
+def command(
+    file: str | None,
+    images: str | None,
+    mode: str | None,
+    external: tuple[str, ...],
+    container: str | None,
+    as_json: bool,
+) -> None:
     """Print what the hook would do at each action of a restore.
 
     FILE is the mapping file; without one it is found as the hook finds it. The host is not looked at (see check), and
@@ -37,7 +45,7 @@ def command(file: str | None, images: str | None, mode: str | None, container: s
     from criu_veth import plan
     from criu_veth.cli import inputs
 
-    read = inputs.read(file, images, mode, container)
+    read = inputs.read(file, images, mode, container, external)
     made = plan.make(read.veths)
     output.notice(*read.notices, *read.chosen(always=container is not None))
     if as_json:

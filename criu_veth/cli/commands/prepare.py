@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from criu_veth.cli import output
-from criu_veth.cli.parameters import checkpoint, examples, mode
+from criu_veth.cli.parameters import checkpoint, examples, external, mode
 from criu_veth.errors import OperationError
 
 
@@ -18,7 +18,8 @@ from criu_veth.errors import OperationError
 )
 @checkpoint
 @mode
-def command(images: str, mode: str | None) -> None:
+@external
+def command(images: str, mode: str | None, external: tuple[str, ...]) -> None:
     """Make the program for a restore on this host, ahead of it.
 
     IMAGES is the image directory that the restore will be from. What was captured at the dump, or by the command of
@@ -30,12 +31,14 @@ def command(images: str, mode: str | None) -> None:
     from criu_veth import prepare, way
     from criu_veth.cli import host, inputs
 
-    read = inputs.read(None, images, mode)
+    read = inputs.read(None, images, mode, external=external)
     found, running, others = host.examine(read.veths)
     output.notice(*read.notices, *others)
-    output.warning(*running, *found.warnings)
+    lost = prepare.lost_in_images(images, read.way)
+    output.warning(*running, *found.warnings, *lost)
     if found.faults:
         raise OperationError(*found.faults)
+    found = found.with_warnings(lost)
     prepare.save(read.veths, read.read, found, read.way)
     if not (read.way.empty or read.way.adopt or read.way.ready):
         # Whoever calls criu over RPC: the hook cannot see what it was told.

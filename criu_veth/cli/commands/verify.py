@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from criu_veth.cli import output
-from criu_veth.cli.parameters import as_json, examples, images, mapping_file, mode, pid
+from criu_veth.cli.parameters import as_json, examples, external, images, mapping_file, mode, pid
 from criu_veth.errors import EXIT_FAILED
 
 if TYPE_CHECKING:
@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 @pid
 @images
 @mode
+@external
 @as_json
-def command(file: str | None, pid: int, images: str | None, mode: str | None, as_json: bool) -> None:
+def command(
+    file: str | None, pid: int, images: str | None, mode: str | None, external: tuple[str, ...], as_json: bool
+) -> None:
     """Compare the kernel with what a restore should have made.
 
     What should be is what was captured at the dump, with what the mapping file says over it. Of a veth that was
@@ -39,7 +42,7 @@ def command(file: str | None, pid: int, images: str | None, mode: str | None, as
     from criu_veth import capture, verify
     from criu_veth.cli import host, inputs
 
-    read = inputs.read(file, images, mode)
+    read = inputs.read(file, images, mode, external=external)
     host.refuse_no_container(pid)
     found = capture.with_sysctls(capture.capture(pid), pid, verify.sysctls_of(read.veths))
     differences = verify.compare(read.veths, found, read.read.state)
