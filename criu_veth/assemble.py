@@ -195,8 +195,11 @@ def _adopted(veth: Veth, operations: list[plan.Operation], slots: _Slots) -> lis
     for operation in asked:
         if isinstance(operation, plan.AttachOvs):
             listed.append((RUN, ovs.command(), parts, ovs.undo_command()))
+        elif isinstance(operation, plan.Rename) and not netlink.renames_what_is_up():
+            down = _down(operation, slots)
+            listed += [down, _assemble(operation, slots), _as_before(down)]
         else:
-            listed += _steps(operation, slots)
+            listed.append(_assemble(operation, slots))
     dressed = [o for o in operations if o.dress]
     items = dressing.items(dressed, slots, lambda operation: _assemble(operation, slots))
     keeps = ownership.IDENTITY_WORDS
@@ -365,11 +368,12 @@ def _index_inner(veths: list[Veth], slots: _Slots, *, always: bool = False) -> T
 
 
 def _steps(operation: plan.Operation, slots: _Slots) -> list[Tuple]:
-    """Assemble an operation on the outer end, on a kernel that may want the device down for it."""
+    """Assemble an operation on an outer end that will be set up, on a kernel that may want the device down for it."""
     step = _assemble(operation, slots)
+    anew = isinstance(operation, plan.SetLink) and operation.attribute == "mac" and not operation.inside
     if netlink.renames_what_is_up():
-        return [step]
-    if isinstance(operation, plan.Rename):
+        return [_down(operation, slots), step] if anew else [step]
+    if isinstance(operation, plan.Rename) or (anew and not operation.named):
         return [_down(operation, slots), step]
     if isinstance(operation, plan.SetUp) and not operation.inside:
         # The name is taken back while the device is down; `_down` comes last and knows what it was before.
@@ -378,10 +382,20 @@ def _steps(operation: plan.Operation, slots: _Slots) -> list[Tuple]:
     return [step]
 
 
-def _down(operation: plan.Rename, slots: _Slots) -> Tuple:
-    """Set the outer end down, if CRIU has set it up; nobody is told, because it comes up again at the end."""
+def _down(operation: plan.Operation, slots: _Slots) -> Tuple:
+    """Set the outer end down, if CRIU or a manager has set it up; nobody is told, for it comes up again at the end.
+
+    A kernel before 6.2 renames no device that is up; and every kernel makes a device's link-local address out of the
+    MAC address with which it comes up, and does not look at that again (``addrconf_notify()``, net/ipv6/addrconf.c).
+    """
     _, ns, message, patches, tolerated, already, undo, _ = _change_flags(operation, slots, 0, netlink.IFF_UP)
     return (NETLINK, ns, message, patches, tolerated, already, undo, "")
+
+
+def _as_before(down: Tuple) -> Tuple:
+    """Return what sets an end that was set down up again, if it was up: the undo of setting it down."""
+    _, ns, message, _, tolerated, already, (_, _, patches, *_), text = down
+    return (NETLINK, ns, message, patches, tolerated, already, None, text)
 
 
 def _assemble(operation: plan.Operation, slots: _Slots) -> Tuple:

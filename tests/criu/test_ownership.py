@@ -120,6 +120,7 @@ def test_mapping_file_overrules_the_caller_by_what_it_says(bridged: Host, criu: 
     restore(criu, bridged, ready_made, "netdev[eth0]:vethIN")
 
     assert veths(bridged) == ["web9"]
+    assert "UP" in bridged.link("web9")["flags"], "as its maker left it"
     new = {"alias": "theirs", "txqlen": 1000, "hairpin": False, "qdisc": "noqueue", "proxy_arp": "0"}
     assert outer(bridged, "web9") == {"master": "br1", **new}
 

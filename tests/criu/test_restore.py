@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import Container, Criu, Host, Link, Outcome, snapshot
+from lab import Container, Criu, Host, Link, Outcome, snapshot, wait_for
 
 pytestmark = pytest.mark.vm
 
@@ -338,3 +338,37 @@ def test_mapping_file_by_the_environment(bridged: Host, criu: Criu, images: Path
     env = {"CRIU_VETH_CONFIG": str(file), "PATH": "/usr/bin:/bin"}
     outcome = criu.restore(bridged, images, external=[WEB.external_detached], hook=HOOK, env=env)
     assert said(outcome) == SAID
+
+
+@pytest.mark.parametrize("option", ["veth[eth0]:web0", "veth[eth0]:web0@br0", "veth[eth0]:tmp0", "veth[eth0]:v@x"])
+def test_link_local_address_is_that_of_its_own_mac_address(
+    bridged: Host, criu: Criu, images: Path, tmp_path: Path, option: str
+) -> None:
+    """CRIU makes the outer end with a random MAC address, and somebody sets it up before the hook's turn."""
+    named = "v@x" if option.endswith("v@x") else "web0"
+    container = bridged.container([Link(inner="eth0", outer=named, addresses=("10.0.0.2/24",))])
+    before = link_local(bridged, named)
+    criu.dump(container, images, hook=HOOK)
+    container.wait_unplugged()
+    first = tmp_path / "first"
+    made = option.partition(":")[2].partition("@")[0]
+    first.write_text(f'#!/bin/sh\n[ "$CRTOOLS_SCRIPT_ACTION" != post-setup-namespaces ] || ip link set {made} up\n')
+    first.chmod(0o755)
+    if named == "v@x":
+        bridged.bridge("x")
+        mapped(bridged, '[[veth]]\ninner = "eth0"\nbridge = ""\n')
+
+    restored = criu.restore(bridged, images, external=[option], hook=HOOK, args=["--action-script", str(first)])
+
+    name = "tmp0" if option.endswith("tmp0") else named
+    assert before == link_local(bridged, name)
+    assert restored.container.ip("link", "show", "dev", "eth0")[0]["operstate"] == "UP"
+
+
+def link_local(host: Host, ifname: str) -> list[str]:
+    """The link-local addresses of a device, once there is one."""
+
+    def found() -> list[str]:
+        return [entry["local"] for entry in host.ip("-6", "address", "show", "dev", ifname)[0]["addr_info"]]
+
+    return wait_for(found, "a link-local address")
