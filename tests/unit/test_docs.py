@@ -12,7 +12,12 @@ from criu_veth import config, state
 
 PROJECT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
-    [PROJECT / "README.md", *PROJECT.glob("docs/*.md"), *PROJECT.glob("examples/**/*.md"), PROJECT / "tests/README.md"]
+    [
+        PROJECT / "README.md",
+        *PROJECT.glob("docs/**/*.md"),
+        *PROJECT.glob("examples/**/*.md"),
+        PROJECT / "tests/README.md",
+    ]
 )
 MAPPING_FILE = (PROJECT / "docs/mapping-file.md").read_text()
 STATE_FILE = (PROJECT / "docs/state-file.md").read_text()
