@@ -12,7 +12,7 @@ the container has been resumed may import more.
 import _socket
 import posix
 
-from criu_veth import wire
+from criu_veth import processes, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # only the helper needs it
@@ -86,12 +86,17 @@ def _checksum(data: bytes) -> int:
 
 
 class Announcer:
-    """The frames of one container, and the packet socket in its network namespace that sends them."""
+    """The frames of one container, the packet socket in its network namespace that sends them, and one that listens.
+
+    Once it is made, it needs nobody to hold that namespace open.
+    """
 
     def __init__(self, namespaces: wire.Namespaces) -> None:
-        self._namespaces = namespaces
+        self._inner = namespaces.inner
         with namespaces.inside():
             self._socket = _socket.socket(_AF_PACKET, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, 0)
+            self._listener = _socket.socket(_AF_PACKET, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, _PROTOCOL_IPV6)
+        self._listener.setblocking(False)
         self._frames: list[tuple[str, bytes]] = []
         self._probed: list[tuple[str, bytes, bytes]] = []
 
@@ -101,7 +106,7 @@ class Announcer:
         ``requests`` are dumps of links, of IPv4 and of IPv6 addresses.
         """
         links, *addresses = requests
-        inner = self._namespaces.inner
+        inner = self._inner
         devices: dict[bytes, tuple[str, bytes]] = {}
         for found in inner.dump(links):
             index, below = found[_AT_INDEX : _AT_INDEX + 4], wire.find_attr(found, _LINK_ATTRS, (_IFLA_LINK,))
@@ -150,9 +155,6 @@ class Announcer:
 
         It ends with the container, whose process ``container`` watches. What is found is written to ``log``.
         """
-        with self._namespaces.inside():
-            listener = _socket.socket(_AF_PACKET, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, _PROTOCOL_IPV6)
-        listener.setblocking(False)
         for turn in range(times):
             if container.poll(interval * 1000):
                 return
@@ -160,7 +162,7 @@ class Announcer:
                 self._probe()
             self.send()
         if times and not container.poll(interval * 1000):
-            for text in self._duplicates(listener):
+            for text in self._duplicates():
                 _log(log, text)
 
     def _probe(self) -> None:
@@ -170,13 +172,13 @@ class Announcer:
             except OSError:
                 continue
 
-    def _duplicates(self, listener: "_socket.socket") -> "list[str]":
+    def _duplicates(self) -> "list[str]":
         """Return what others said to be theirs: neighbour advertisements of our addresses with another MAC address."""
         ours = {(name, address): mac for name, mac, address in self._probed}
         found = {}
         while True:
             try:
-                frame, source = listener.recvfrom(2048)
+                frame, source = self._listener.recvfrom(2048)
             except BlockingIOError:
                 break
             is_advertisement = len(frame) >= 78 and frame[20] == _ICMPV6 and frame[54] == _NEIGHBOUR_ADVERTISEMENT
@@ -199,23 +201,54 @@ def detached(
 
     ``ends`` are the ifindexes of inner and outer ends, ``requests`` dumps of links and of both families' addresses,
     ``link`` asks for one link; ``pace`` is how often more, every how many seconds. The process holds nothing of
-    CRIU's open and ends with the container.
+    its caller's open and ends with the container. Raises OSError.
     """
-    if posix.fork():
-        return
-    try:
-        import select  # noqa: PLC0415 - in the helper, where nobody waits
+    _start(namespaces, init_pid, (ends, requests, link, pace), alone=False)
 
-        container = select.poll()
-        container.register(posix.pidfd_open(init_pid), select.POLLIN)
-        log = detach()
-        announcer = Announcer(namespaces)
-        announcer.prepare(frozenset(inner for inner, _ in ends), requests)
-        _wait_for_links(namespaces, ends, link)
-        announcer.send()
-        announcer.repeat(*pace, container, log)
+
+def copied(
+    namespaces: wire.Namespaces,
+    ends: "list[tuple[bytes, bytes | None]]",
+    requests: "tuple[bytes, bytes, bytes]",
+    link: bytes,
+    pace: "tuple[int, float]",
+    init_pid: int,
+) -> None:
+    """Do the same as `detached` where this process is our own: see `processes.start`."""
+    _start(namespaces, init_pid, (ends, requests, link, pace), alone=True)
+
+
+def _start(namespaces: wire.Namespaces, init_pid: int, arguments: "tuple[object, ...]", *, alone: bool) -> None:
+    descriptors = [namespaces.open_inner()]
+    try:
+        descriptors.append(posix.pidfd_open(init_pid))
+        processes.start(run, descriptors, arguments, alone=alone)
     finally:
-        posix._exit(0)  # noqa: SLF001 - this is a copy of the hook
+        for descriptor in descriptors:
+            posix.close(descriptor)
+
+
+def run(
+    descriptors: "list[int]",
+    ends: "list[tuple[bytes, bytes | None]]",
+    requests: "tuple[bytes, bytes, bytes]",
+    link: bytes,
+    pace: "tuple[int, float]",
+) -> None:
+    """Announce, in a process of its own: ``descriptors`` are of the container's network namespace and first process."""
+    import select  # noqa: PLC0415 - in the helper, where nobody waits
+
+    log = processes.detach(descriptors)
+    inner, init = descriptors
+    container = select.poll()
+    container.register(init, select.POLLIN)
+    namespaces = wire.Namespaces(f"/proc/self/fd/{inner}")
+    announcer = Announcer(namespaces)
+    posix.close(inner)
+    announcer.prepare(frozenset(inner for inner, _ in ends), requests)
+    _wait_for_links(namespaces, ends, link)
+    announcer.send()
+    announcer.repeat(*pace, container, log)
 
 
 def _wait_for_links(namespaces: wire.Namespaces, ends: "list[tuple[bytes, bytes | None]]", link: bytes) -> None:
@@ -242,21 +275,6 @@ def _sleep_a_millisecond() -> None:
     import time  # noqa: PLC0415 - builtin, and seldom needed
 
     time.sleep(0.001)
-
-
-def detach() -> int | None:
-    """Leave CRIU's session and descriptors; return one of a log file, where stderr was one."""
-    posix.setsid()
-    log = None
-    try:
-        is_file = posix.fstat(2).st_mode & 0o170000 == 0o100000
-        log = posix.dup(2) if is_file else None
-    except OSError:
-        pass
-    null = posix.open("/dev/null", posix.O_RDWR)
-    for descriptor in (0, 1, 2):
-        posix.dup2(null, descriptor)
-    return log
 
 
 def _log(log: int | None, text: str) -> None:

@@ -113,7 +113,7 @@ def capture(pid: int) -> State:
 def _capture_tree(pid: int, notes: _Notes) -> tuple[CapturedVeth, ...]:
     """Capture all network namespaces of the tree; what CRIU can never restore of them is warned of and left out."""
     paths = tree.paths_of(pid)
-    own = os.stat("/proc/self/ns/net").st_ino
+    own = os.stat("/proc/thread-self/ns/net").st_ino
     inodes = {path: _inode(path) for path in paths}
     if inodes[paths[0]] == own:
         for path in paths[1:]:

@@ -41,3 +41,45 @@ def errno_text(number: int, detail: str = "") -> str:
 
     text = f"{os.strerror(number)} ({errno.errorcode.get(number, number)})"
     return f"{text}: {detail.rstrip('.')}" if detail else text
+
+
+class NamespaceError(OperationError, OSError):
+    """A network namespace cannot be entered; an OSError too, with its ``errno``, for those who can do without."""
+
+    def __init__(self, number: int, fault: str) -> None:
+        super().__init__(fault)
+        self.errno = number
+
+
+class NamespaceGoneError(NamespaceError, FileNotFoundError):
+    """A network namespace is not there: the process by which it was named has ended."""
+
+
+class UnsteadyError(OperationError, OSError):
+    """What was to be read of the kernel changed each time while it was read."""
+
+
+def no_entry(path: str, error: OSError, what: str = "cannot enter") -> NamespaceError:
+    """Return the error that says why the network namespace at ``path`` cannot be entered, and what to do.
+
+    Sources: setns(2), open(2), proc(5).
+    """
+    import errno  # noqa: PLC0415 - builtin, but only an error needs it
+
+    number = error.errno or 0
+    not_ours = "be root on the host, with CAP_SYS_ADMIN there and CAP_SYS_PTRACE over the process"
+    gone = "its process has ended"
+    too_many = "too many files are open: raise the limit (ulimit -n, LimitNOFILE=, fs.file-max)"
+    remedies = {
+        errno.EPERM: not_ours,
+        errno.EACCES: not_ours,
+        errno.EINVAL: "it is no network namespace",
+        errno.ENOTTY: "it is no network namespace",
+        errno.ENOENT: gone,
+        errno.ESRCH: gone,
+        errno.EMFILE: too_many,
+        errno.ENFILE: too_many,
+        errno.ENOSYS: "this kernel, or what confines this process (seccomp), has no setns()",
+    }
+    fault = f"{what} the network namespace {path}: {errno_text(number, remedies.get(number, ''))}"
+    return (NamespaceGoneError if remedies.get(number) is gone else NamespaceError)(number, fault)

@@ -80,7 +80,8 @@ NEVER, IF_ADOPTED, ALWAYS = range(3)
 #: Instead of an errno in `checks_hold`: no living container may be the double of this one.
 CLONE = -1
 
-#: Slots that are filled before the first operation: this process's pid and the container's first process's.
+#: Slots that are filled before the first operation: this thread's id, by which the kernel finds the network namespace
+#: it is in, and the pid of the container's first process.
 SLOT_OWN_PID, SLOT_INIT_PID, FIRST_SLOT = 0, 1, 2
 
 TYPE_CHECKING = False
@@ -93,14 +94,8 @@ LINK_ATTRIBUTES = 32
 _RTM_GETLINK, _IFLA_IFNAME, _IFLA_MASTER, _IFLA_GROUP = 18, 3, 10, 27
 INDEX_AT = 20  # where ifinfomsg, ifaddrmsg and ndmsg have the ifindex
 
-#: What an undo may be answered: setting a device down takes its IPv6 addresses (EADDRNOTAVAIL) and routes (ESRCH) away,
-#: and deleting a filter the others of its priority (ENOENT).
-_UNDONE = (0, 99, 3, 2)
 
-
-#: Seconds that a program may take: it has a limit of its own, a little shorter.
-PATIENCE = 7
-_SIGALRM, _ENODEV = 14, 19
+_SIGALRM = 14
 
 
 class UnsuitableError(Exception):
@@ -131,6 +126,8 @@ class Executor:
         self.adopted: frozenset[bytes] = frozenset()
         self._journal_path = journal
         self._judged = judged
+        #: Whether this process is our own: see `processes`.
+        self.alone = False
         self._missing: set[bytes] = set()
         #: How texts begin that name an outer end, to how they should, where it is called otherwise.
         self._called: dict[str, str] = {}
@@ -138,9 +135,11 @@ class Executor:
         self.after: Callable[[], None] | None = None
         self._namespaces = namespaces
         self._slots: list[bytes | None] = [None] * max(slots, FIRST_SLOT)
-        self._slots[SLOT_OWN_PID] = wire.u32(posix.getpid())
+        self._slots[SLOT_OWN_PID] = wire.u32(wire.own_thread())
         self._slots[SLOT_INIT_PID] = wire.u32(init_pid or 0)
         self._undo: list[Operation] = []
+        #: Whether an answer was lost: the undo may meet what was never done.
+        self._unsure = False
         self._handlers = {
             INDEX: self._index,
             SYSCTL: self._sysctl,
@@ -211,12 +210,14 @@ class Executor:
 
     def _undo_one(self, step: "Operation") -> str:
         if len(step) == 2:  # a program
-            return run_program(step[0])[1]
+            return run_program(step[0], alone=self.alone)[1]
         if len(step) == 4:  # a sysctl
             ns, path, value, _ = step
             self._write_sysctl(ns, path, value)
             return ""
         ns, message, patches, copies, _ = step
+        if self._unsure and any(self._slots[slot] is None for slot in self._needed(patches, copies)):
+            return "the answer that says what was there before was lost"
         message = bytearray(self._patched(message, patches))
         for slot, path, wrap, default in copies:
             value = wire.find_attr(self._slot(slot), LINK_ATTRIBUTES, path)
@@ -229,7 +230,24 @@ class Executor:
             message += attr
         message[0:4] = wire.u32(len(message))
         (reply,) = self._rtnl(ns).request([bytes(message)])
-        return "" if reply.errno in _UNDONE else errno_text(reply.errno, reply.detail)
+        return "" if not reply.errno or self._is_undone(reply.errno) else errno_text(reply.errno, reply.detail)
+
+    def _is_undone(self, number: int) -> bool:
+        """Say whether an errno means that there is nothing to undo.
+
+        Setting a device down takes its IPv6 addresses (EADDRNOTAVAIL) and routes (ESRCH) away, and deleting a filter
+        the others of its priority (ENOENT). Of what was perhaps never done there may be no device, and no queue.
+        """
+        import errno  # noqa: PLC0415 - builtin, but only an undo needs it
+
+        if number in (errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENOENT):
+            return True
+        return self._unsure and number in (errno.ENODEV, errno.EINVAL)
+
+    @staticmethod
+    def _needed(patches: "tuple[tuple[int, int], ...]", copies: "Operation") -> "list[int]":
+        """Return the slots that an undo needs."""
+        return [slot for _, slot in patches] + [copy[0] for copy in copies]
 
     def _rtnl(self, ns: int) -> wire.Rtnl:
         if ns in (HOST, INNER):
@@ -263,7 +281,7 @@ class Executor:
 
     def _flush(self) -> None:
         """Send what is waiting. The kernel goes through a whole batch, so what succeeded after a failure has its undo
-        too.
+        too, and so has that of which nobody knows.
         """
         batch, self._batch = self._batch, []
         if not batch:
@@ -288,6 +306,8 @@ class Executor:
 
     def _acknowledged(self, operation: "Operation", reply: wire.Reply) -> str:
         _, ns, _, _, tolerated, already, undo, text = operation
+        if reply.lost:
+            return self._not_answered(operation, reply)
         if reply.errno == 0:
             if undo is not None:
                 self._undo += undo if isinstance(undo, list) else (undo,)
@@ -299,9 +319,23 @@ class Executor:
             self.done.append(text)
         return ""
 
+    def _not_answered(self, operation: "Operation", reply: wire.Reply) -> str:
+        """Have undone what was perhaps done, and return the fault.
+
+        What is no device's, and may have been there before (a policy rule), is left as it is: it may be another's.
+        """
+        _, _, _, patches, tolerated, _, undo, text = operation
+        self._unsure = True
+        if undo is not None and (patches or not tolerated):
+            self._undo += undo if isinstance(undo, list) else (undo,)
+        return f"{text or (undo[-1] if undo else 'a change')}: {errno_text(reply.errno, reply.detail)}"
+
     def _holds(self, ns: int, check: "Operation") -> bool:
         message, patches, expects = check
-        (reply,) = self._rtnl(ns).request([self._patched(message, patches)])
+        try:
+            (reply,) = self._rtnl(ns).request([self._patched(message, patches)])
+        except OSError:  # those that follow in the batch have been answered, and need their undo
+            return False
         return not reply.errno and bool(reply.messages) and not self.unexpected(reply.messages[0], expects)
 
     def _bind(self, message: bytes, binds: "Operation") -> None:
@@ -531,7 +565,8 @@ class Executor:
         from criu_veth import announce  # noqa: PLC0415 - only where it is asked for
 
         init_pid = wire.get_u32(self._slot(SLOT_INIT_PID), 0)
-        announce.detached(self._namespaces, ends, requests, link, pace, init_pid)
+        start = announce.copied if self.alone else announce.detached
+        start(self._namespaces, ends, requests, link, pace, init_pid)
 
     def _journal(self, operation: "Operation") -> None:
         if self._journal_path is None:
@@ -579,6 +614,7 @@ class Executor:
             self.notices.append(fault)
             return
         there = Executor(namespaces, slots, init_pid, present=self.present)
+        there.alone = self.alone
         self._undo.append((there,))
         there.run(operations)
         self.done += there.done
@@ -592,7 +628,7 @@ class Executor:
         mine = [part for part in parts if part[0] not in self.present]
         if not mine:
             return
-        done, fault = run_program(argv + tuple(word for part in mine for word in part[1]))
+        done, fault = run_program(argv + tuple(word for part in mine for word in part[1]), alone=self.alone)
         if done:
             words = undo + tuple(word for part in mine for word in part[2])
             self._undo.append((words, ", ".join(part[3] for part in mine)))
@@ -601,66 +637,38 @@ class Executor:
         self.done += [part[3] for part in mine]
 
     def _run_unless(self, operation: "Operation") -> None:
+        import errno  # noqa: PLC0415 - builtin, and only Open vSwitch comes here
+
         _, ns, argv, parts = operation
         replies = self._rtnl(ns).request([message for message, _, _ in parts])
-        gone = [part for part, reply in zip(parts, replies, strict=True) if reply.errno == _ENODEV]
+        gone = [part for part, reply in zip(parts, replies, strict=True) if reply.errno == errno.ENODEV]
         if gone:
-            _, fault = run_program(argv + tuple(word for part in gone for word in part[1]))
+            _, fault = run_program(argv + tuple(word for part in gone for word in part[1]), alone=self.alone)
             if fault:
                 raise OperationError(f"{gone[0][2]}: {fault}")
 
 
-def run_program(argv: "tuple[str, ...]") -> "tuple[bool, str]":
-    """Run ``argv`` (its first word is a path) to its end, but no longer than `PATIENCE`.
+def run_program(argv: "tuple[str, ...]", *, alone: bool = False) -> "tuple[bool, str]":
+    """Run ``argv`` (its first word is a path) to its end, but no longer than `processes.PATIENCE`.
 
     Return whether it may have done something, and the fault: what it said of itself on stderr, even if it ends well
-    (ovs-vsctl does where the database took what the switch then could not do). Nothing of this process is handed on to
-    it, neither descriptors nor variables; it has all three standard ones, for ovs-vsctl aborts without.
+    (ovs-vsctl does where the database took what the switch then could not do). ``alone``: this process is our own.
     """
+    from criu_veth import processes  # noqa: PLC0415 - only where there is a program to run
+
     name = argv[0].rpartition("/")[2]
-    reader, writer = posix.pipe2(posix.O_CLOEXEC)
-    posix.set_blocking(reader, False)
-    child = posix.fork()
-    if not child:
-        _become(argv, writer)
-    posix.close(writer)
-    status = posix.waitstatus_to_exitcode(posix.waitpid(child, 0)[1])
     try:
-        said = posix.read(reader, 65536).decode("utf-8", "replace").splitlines()
-    except BlockingIOError:  # somebody else holds the other end
-        said = []
-    posix.close(reader)
-    own = [line for line in said if line.startswith(f"{name}: ")]
-    if status == -_SIGALRM:
+        status, _, stderr = processes.run(argv, alone=alone)
+    except OSError as error:
+        return False, f"{name}: cannot be run: {errno_text(error.errno or 0)}"
+    if status is None or status == -_SIGALRM:  # it has a limit of its own, a little shorter
         return True, f"{name}: no answer in time"
+    said = stderr.decode("utf-8", "replace").splitlines()
+    own = [line for line in said if line.startswith(f"{name}: ")]
     if status == 0:
         return True, own[0] if own else ""
     why = own[0] if own else f"{name}: {said[-1]}" if said else f"{name}: it says nothing, and its status is {status}"
     return status < 0, why
-
-
-def _become(argv: "tuple[str, ...]", stderr: int) -> None:
-    """Become the program; this is a copy of the hook."""
-    import _signal  # type: ignore[import-not-found] # noqa: PLC0415 - builtin, and there already
-
-    try:
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
-        for number in (_SIGALRM, _signal.SIGPIPE):
-            _signal.signal(number, _signal.SIG_DFL)
-        _signal.alarm(PATIENCE)
-        null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
-        while null < 3:
-            null = posix.dup(null)
-        while stderr < 3:
-            stderr = posix.dup(stderr)
-        for descriptor, other in ((0, null), (1, null), (2, stderr)):
-            posix.dup2(other, descriptor)
-        posix.execve(argv[0], argv, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"})
-    except OSError as error:
-        name = argv[0].rpartition("/")[2]
-        posix.write(stderr, f"{name}: cannot be run: {errno_text(error.errno or 0)}".encode())
-    finally:
-        posix._exit(127)  # noqa: SLF001 - this is a copy of the hook
 
 
 def _exchange(path: str, value: bytes) -> bytes:

@@ -66,7 +66,7 @@ def find(namespace: Namespace) -> list[str]:
         with wire.Inside(namespace.path):
             return [lock.what for lock in packetfilter.find()]
     except OSError as error:
-        raise OperationError(f"{namespace.name}: cannot be entered: {errno_text(error.errno or 0)}") from None
+        raise OperationError(f"{namespace.name}: {error}") from None
 
 
 def open_up(namespace: Namespace) -> list[str]:
@@ -79,7 +79,7 @@ def open_up(namespace: Namespace) -> list[str]:
         with wire.Inside(namespace.path):
             return packetfilter.take_away()
     except OSError as error:
-        raise OperationError(f"{namespace.name}: cannot be entered: {errno_text(error.errno or 0)}") from None
+        raise OperationError(f"{namespace.name}: {error}") from None
 
 
 def refuse_at_work(namespace: Namespace) -> None:
@@ -135,7 +135,7 @@ def _begins_a_restore(pid: int, inode: int) -> bool:
     if not any(word in ("restore", "swrk") or word.startswith("criu: restore") for word in words):
         return False
     own = procfs.netns(pid)
-    if own not in (inode, procfs.netns(os.getpid())) or orphans.waits_for_criu(pid) is not None:
+    if own not in (inode, procfs.netns(wire.own_thread())) or orphans.waits_for_criu(pid) is not None:
         return False
     return not any(
         pid in (procfs.parent(other), procfs.tracer(other, other)) and procfs.netns(other) not in (own, None)
@@ -256,7 +256,7 @@ def _of_process(pid: int) -> list[tuple[Namespace, list[str]]]:
     for other in sorted(procfs.pids()):
         if procfs.netns(other) == inode and inode is not None and not _is_half_restored(other):
             found.setdefault(inode, str(other))
-    if inode is None or inode == procfs.netns(os.getpid()) or inode not in found:
+    if inode is None or inode == procfs.netns(wire.own_thread()) or inode not in found:
         return []
     namespace = resolve(found[inode])
     locks = find(namespace)

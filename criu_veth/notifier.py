@@ -1,15 +1,16 @@
 """For programs that drive CRIU over RPC: its notifications, handled in their own process.
 
-The same files, plan and executor as the action script's, without a process for every action. Like the hook, this
-works on the network namespace that the calling thread is in, which must be the host's, and as root.
+What is done is what the action script does (`criu_veth.session`), without a process for every action. It works on the
+network namespace that the calling thread is in, which must be the host's, and as root. The program may have threads,
+descriptors and children of its own, and may ignore SIGCHLD.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from criu_veth import actions, afterwards, dump, execute, garbage, hook, paths, prepare, quiesce, runs, wire
+from criu_veth import actions, execute, garbage, paths, prepare, program, runs, session
 from criu_veth.errors import InputError, OperationError
 from criu_veth.way import Way, images_have_external_netns, images_hold_devices
 
@@ -43,15 +44,12 @@ class Notifier:
     """
 
     def __init__(self, config: StrPath | None = None, *, options: Sequence[str] = ()) -> None:
-        self._environ = _environ(config)
-        self._options = tuple(options)
-        self._pid: int | None = None
-        self._pending: dict[str, tuple[int, tuple[Any, ...]]] | None = None
-        self._present: frozenset[bytes] = frozenset()
-        self._has_journal = False
-        self._restored: tuple[str, Way] = ("", Way())
-        self.criu_pid: int | None = None
+        #: What has been said, in the hook's words.
         self.said: list[str] = []
+        #: The pid of criu, where it is known.
+        self.criu_pid: int | None = None
+        self._kept = _Memory()
+        self._session = _Told(_environ(config), self._kept, tuple(options), self.said)
 
     def __enter__(self) -> Self:
         return self
@@ -64,9 +62,8 @@ class Notifier:
 
         Raises OperationError.
         """
-        if self._has_journal:
-            self._has_journal = False
-            run = runs.of(os.getpid())
+        run = self._kept.forget()
+        if run is not None:
             said, faults = garbage.collect([run])
             self.said += said
             if faults:
@@ -80,107 +77,77 @@ class Notifier:
         remembered. ``images`` is the image directory. Raises errors.CriuVethError: InputError for files and calls that
         are wrong, OperationError for what this host refused; what had been done at this action is undone by then.
         """
-        self._pid = pid or self._pid
-        image_dir = str(Path(images).resolve())
-        if action == actions.PRE_DUMP:
-            said = dump.run(self._environ, image_dir, self._first_process(action), (Way(), Way(devices=False)))
-            self.said += [f"{action}: {line}" for line in said]
-            self._quiesce(image_dir)
-        elif action == actions.PRE_RESTORE:
-            self._pre_restore(image_dir)
-        elif action in actions.RESTORE_STAGES:
-            if self._pending is None:  # pre-restore was not told
-                self._pre_restore(image_dir)
-            self._stage(action)
+        if action == actions.PRE_RESTORE:
+            self.close()
+        self._session.init_pid = pid or self._session.init_pid
+        self._session.image_dir = str(Path(images).resolve())
+        self._session.criu_pid = self.criu_pid or 0
+        self._session.act(action)
 
-    def _quiesce(self, image_dir: str) -> None:
-        init_pid, criu_pid = self._pid, self.criu_pid
-        if not init_pid or not criu_pid or any(value.startswith("net[") for value in self._options):
-            return
-        try:
-            _in_a_child(lambda: quiesce.start(init_pid, criu_pid, image_dir, self._environ))
-        except OSError as error:
-            self.said.append(f"{actions.PRE_DUMP}: {quiesce.not_started(error)}")
 
-    def _pre_restore(self, image_dir: str) -> None:
-        self.close()
-        said, faults = garbage.collect()
-        self.said += [*said, *(f"{actions.PRE_RESTORE}: warning: {fault}" for fault in faults)]
-        way = Way(told=bool(self._options), devices=images_hold_devices(image_dir))
-        way.read_options([word for value in self._options for word in ("--external", value)])
-        way.adopt = way.adopt or images_have_external_netns(image_dir)
-        hook.see_what_is_made(way)
-        self._restored = image_dir, way
-        inputs = prepare.read(self._environ, image_dir)
-        veths, found = prepare.possible(inputs, way)
-        self.said += [f"{actions.PRE_RESTORE}: {text}" for text in prepare.remarks(veths, inputs, found, way)]
-        self._pending, _ = prepare.operations(veths, inputs, found, way)
-        self._present = frozenset()
-        slots, operations = self._pending.pop(actions.PRE_RESTORE, (0, ()))
-        hook.forget_ports(slots, operations)
-        if way.ready:
-            self._begin()
+class _Told(session.Session):
+    """What a program tells us of a dump or restore, whose process this is: it may have threads and children."""
 
-    def _begin(self) -> None:
-        """Have a journal for what CRIU is to move; without one the restore goes on all the same."""
-        self._has_journal = True
-        try:
-            runs.of(os.getpid()).begin()
-        except runs.UnusableError as error:
-            self.said += [f"{actions.PRE_RESTORE}: warning: {fault}" for fault in error.faults]
+    def __init__(
+        self, environ: Mapping[str, str], kept: session.Kept, options: tuple[str, ...], said: list[str]
+    ) -> None:
+        super().__init__(dict(environ), kept)
+        self._options = options
+        self._said = said
 
-    def _stage(self, action: str) -> None:
-        slots, operations = (self._pending or {}).pop(action, (0, ()))
-        if not operations:
-            return
-        if action == actions.POST_RESUME:
-            ((_, wanted, captured),) = operations
-            said = afterwards.verify(wanted, captured, self._first_process(action))
-            self.said += [f"{action}: {line}" for line in said]
-            return
-        namespaces = wire.Namespaces(hook.container_netns(self._first_process(action)))
-        try:
-            journal = runs.of(os.getpid()).journal if self._has_journal else None
-            executor = self._run(namespaces, slots, operations, journal)
-        finally:
-            namespaces.close()
-        self.said += [f"{action}: notice: {notice}" for notice in executor.notices]
-        self.said += [f"{action}: {text}" for text in executor.done]
-        self._present |= executor.adopted
-        if action == actions.POST_RESTORE and self._has_journal:  # criu has moved what was made for it
-            runs.of(os.getpid()).end()
-            self._has_journal = False
-        if executor.after is not None:
-            _in_a_child(executor.after)
+    def say(self, kind: str, *lines: str) -> None:
+        self._said += [f"{kind}{line}" for line in lines]
 
-    def _run(
-        self, namespaces: wire.Namespaces, slots: int, operations: tuple[Any, ...], journal: str | None
-    ) -> execute.Executor:
-        def executor(judged: bool) -> execute.Executor:
-            present = self._present
-            return execute.Executor(namespaces, slots, self._pid, present=present, journal=journal, judged=judged)
+    def told(self) -> Way:
+        how = Way(told=bool(self._options), devices=images_hold_devices(self.image_dir))
+        how.read_options([word for value in self._options for word in ("--external", value)])
+        how.adopt = how.adopt or images_have_external_netns(self.image_dir)
+        return how
 
-        def judge(present: frozenset[bytes]) -> None:
-            image_dir, how = self._restored
-            prepare.judge(self._environ, image_dir, how, self._pid, present)
+    def likely(self) -> list[Way]:
+        return [Way(), Way(devices=False)]
 
-        return execute.run_judged(executor, operations, judge)
-
-    def _first_process(self, action: str) -> int:
-        if self._pid is None:
+    def first_process(self, action: str) -> int:
+        if self.init_pid is None:
             raise InputError(f"{action}: the container's first process is not known: pid is None")
-        return self._pid
+        return self.init_pid
+
+    def _is_quieted(self) -> bool:
+        return bool(self.criu_pid) and not any(value.startswith("net[") for value in self._options)
 
 
-def _in_a_child(act: Callable[[], object]) -> None:
-    """Call ``act``, which starts a process that outlives it, such that this process does not have to wait for that."""
-    child = os.fork()
-    if child == 0:
+class _Memory(session.Kept):
+    """The program of a restore, and on disk a journal of what is made for CRIU to move: it outlives this process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._run: runs.Run | None = None
+
+    @property
+    def journal(self) -> str | None:
+        return None if self._run is None else self._run.journal
+
+    def begin(self, ready: program.Program, *, ipv6: bool) -> Iterable[str]:
+        super().begin(ready, ipv6=ipv6)
+        _, operations = ready.operations(actions.SETUP_NAMESPACES) or (0, ())
+        if not any(operation[0] == execute.JOURNAL for operation in operations):
+            return ()
+        self._run = runs.of(os.getpid())
         try:
-            act()
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
+            self._run.begin()
+        except runs.UnusableError as error:  # the restore goes on all the same
+            return error.faults
+        return ()
+
+    def finish(self, action: str) -> None:
+        super().finish(action)
+        if action == actions.POST_RESTORE and (run := self.forget()) is not None:  # criu has moved what was made for it
+            run.end()
+
+    def forget(self) -> runs.Run | None:
+        """Have no journal any more, and return the run whose it was."""
+        run, self._run = self._run, None
+        return run
 
 
 def _environ(config: StrPath | None) -> Mapping[str, str]:

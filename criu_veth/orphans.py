@@ -20,7 +20,7 @@ import signal
 import time
 from typing import NamedTuple
 
-from criu_veth import procfs
+from criu_veth import procfs, wire
 from criu_veth.errors import OperationError
 
 #: By machine: futex(2), and the calls in which a helper of criu's waits for a message.
@@ -75,7 +75,7 @@ def find() -> list[Orphan]:
 
     One with veths that all lead elsewhere, to another host's network namespace, is not ours.
     """
-    own = procfs.netns(os.getpid())
+    own = procfs.netns(wire.own_thread())
     if not procfs.is_ours():
         return []
     found = _proven({memory for pid in procfs.pids() if procfs.netns(pid) != own and (memory := waits_for_criu(pid))})

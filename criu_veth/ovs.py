@@ -7,12 +7,13 @@ without any quoting; a value is one too, with texts quoted as in JSON, so that n
 
 import os
 import shutil
-import subprocess
+import signal
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
+from criu_veth import processes
 from criu_veth.config import trust_fault
 from criu_veth.errors import OperationError, errno_text
 from criu_veth.state import OVS_MAPS, Ovs, ovs_faults
@@ -206,7 +207,7 @@ def detach_words(ifname: str) -> tuple[str, ...]:
 
 
 def _netns() -> str:
-    return str(os.stat("/proc/self/ns/net").st_ino)
+    return str(os.stat("/proc/thread-self/ns/net").st_ino)
 
 
 def marked_ports() -> list[str]:
@@ -286,24 +287,13 @@ def _run(argv: list[str]) -> str:
     if "--version" not in argv and not os.path.exists(socket):
         raise OperationError(f"its database is not there ({socket}): start ovsdb-server and ovs-vswitchd")
     try:
-        done = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=TIMEOUT + 2,
-            env={"PATH": os.defpath, "LC_ALL": "C"},
-        )
-    except subprocess.TimeoutExpired:
-        raise OperationError(f"{PROGRAM}: no answer in time") from None
+        status, stdout, stderr = processes.run(tuple(argv))
     except OSError as error:
         raise OperationError(f"{argv[0]}: {errno_text(error.errno or 0)}") from None
-    if done.returncode == 0:
-        return done.stdout
-    if done.returncode == -14:  # SIGALRM: its own limit
+    if status == 0:
+        return stdout.decode("utf-8", "replace")
+    if status in (None, -signal.SIGALRM):  # the second is its own limit
         raise OperationError(f"{PROGRAM}: no answer in time")
-    own = [line for line in done.stderr.splitlines() if line.strip()]
+    own = [line for line in stderr.decode("utf-8", "replace").splitlines() if line.strip()]
     said = next((line for line in own if line.startswith(f"{PROGRAM}: ")), f"{PROGRAM}: {own[-1] if own else '?'}")
     raise OperationError(said)

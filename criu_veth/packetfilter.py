@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from criu_veth import wire
+from criu_veth import processes, wire
 from criu_veth.errors import OperationError, errno_text
 
 _NETLINK_NETFILTER, _SUBSYSTEM = 12, 10
@@ -254,13 +254,13 @@ def _legacy(name: str, family: int) -> Lock | None:
 
 
 def _run(words: list[str], text: str = "") -> str:
-    import subprocess  # noqa: PLC0415 - as above
-
     try:
-        done = subprocess.run(words, input=text, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise OperationError(f"{words[0]}: {error}") from None
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["it says nothing"])[0]
+        status, stdout, stderr = processes.run(tuple(words), given=text.encode(), patience=_TIMEOUT)
+    except OSError as error:
+        raise OperationError(f"{words[0]}: {errno_text(error.errno or 0)}") from None
+    if status is None:
+        raise OperationError(f"{words[0]}: no answer in {_TIMEOUT} s")
+    if status:
+        said = (stderr.decode("utf-8", "replace").strip().splitlines() or ["it says nothing"])[0]
         raise OperationError(f"{words[0]}: {said}")
-    return done.stdout
+    return stdout.decode("utf-8", "replace")

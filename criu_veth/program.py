@@ -10,6 +10,7 @@ section an action, each marshalled. The header is (inputs, checks, remarks, sect
 action's (offset, length, number of slots, whether it is only for IPv6 addresses).
 """
 
+import _thread
 import marshal  # only what this user's own, private directory holds
 import posix
 import sys
@@ -185,7 +186,9 @@ def save(program: Program) -> None:
     Raises OperationError, see `runs.secure`.
     """
     runs.secure(make=True)
-    path, temporary = (f"{paths.PROGRAMS}/{before}{program.name}" for before in ("", f"{_UNFINISHED}{posix.getpid()}-"))
+    path, temporary = (
+        f"{paths.PROGRAMS}/{before}{program.name}" for before in ("", f"{_UNFINISHED}{_thread.get_native_id()}-")
+    )
     paths.unlink(temporary)
     try:
         paths.write(temporary, program.data)
@@ -249,7 +252,7 @@ def inputs_of(
     sources: paths.Sources, files: Files, hostname: str | None, image: str | None, way_key: str, names: "Tuple"
 ) -> "Tuple":
     """Return what a program is made from. The network namespace is in what is told to Open vSwitch."""
-    return (files, hostname, image, way_key, names, runs.inode("/proc/self/ns/net"), origin_of(sources))
+    return (files, hostname, image, way_key, names, runs.inode("/proc/thread-self/ns/net"), origin_of(sources))
 
 
 def start_run(run: runs.Run, program: Program, *, ipv6: bool = True) -> None:

@@ -2,8 +2,8 @@
 
 CRIU locks the network of what it dumps with packet filter rules inside. When the processes have been killed, the kernel
 takes the namespace apart: the rules first, and only after a grace period the devices. A peer's segment that arrives in
-between meets no rule and no socket, and is answered with a reset. So a process, forked at pre-dump, holds the namespace
-open until its first process is dead, has the outer ends on this host drop what comes out of it, and lets go.
+between meets no rule and no socket, and is answered with a reset. So a process of its own, from pre-dump on, holds the
+namespace open until its first process is dead, has the outer ends on this host drop what comes out of it, and lets go.
 
 It must never harm what lives on, and cannot see all that keeps a namespace (`criu_veth.holders`). So:
 
@@ -16,13 +16,12 @@ It must never harm what lives on, and cannot see all that keeps a namespace (`cr
 """
 
 import os
-import posix
 import re
 import select
 import time
 from collections.abc import Collection, Mapping
 
-from criu_veth import announce, holders, images, netlink, pairs, procfs, way, wire
+from criu_veth import holders, images, netlink, pairs, processes, procfs, way, wire
 from criu_veth.errors import InputError
 
 #: How long a dropped device may be there, in seconds, without a sign that the kernel takes its namespace apart.
@@ -39,16 +38,18 @@ _PAIRS = {"veth", "netkit"}
 _STAYS = re.compile(r"-[dSsRjl]*[sR][dSsRjl]*|--leave-[rs].*")
 
 
-def start(init_pid: int, criu_pid: int, image_dir: str, environ: Mapping[str, str]) -> list[str]:
-    """Fork the process that quiets the network of ``init_pid`` once the criu with this pid has killed it.
+def start(
+    init_pid: int, criu_pid: int, image_dir: str, environ: Mapping[str, str], *, alone: bool = False
+) -> list[str]:
+    """Start the process that quiets the network of ``init_pid`` once the criu with this pid has killed it.
 
-    Return warnings: without it the dump goes on all the same.
+    Return warnings: without it the dump goes on all the same. ``alone`` is as in `processes.start`.
     """
     if not is_wanted(criu_pid, environ):
         return []
     descriptors: list[int] = []
     try:
-        for path in (f"/proc/{init_pid}/ns/net", image_dir, "/proc/self/ns/net"):
+        for path in (f"/proc/{init_pid}/ns/net", image_dir, "/proc/thread-self/ns/net"):
             descriptors.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         if os.path.sameopenfile(descriptors[0], descriptors[2]):
             return []
@@ -57,9 +58,8 @@ def start(init_pid: int, criu_pid: int, image_dir: str, environ: Mapping[str, st
         _close(descriptors)
         return []  # whoever is gone already has nothing left to answer
     try:
-        caller = os.getpid()
-        if not posix.fork():
-            _run((init_pid, criu_pid, caller), descriptors)
+        ours = (init_pid, criu_pid, os.getpid() if alone else 0)  # a process that goes on may mean to keep it
+        processes.start(run, descriptors, (ours,), alone=alone)
     except OSError as error:
         return [not_started(error)]
     finally:
@@ -68,9 +68,9 @@ def start(init_pid: int, criu_pid: int, image_dir: str, environ: Mapping[str, st
 
 
 def not_started(error: OSError) -> str:
-    """Return the warning that the process could not be forked."""
+    """Return the warning that the process could not be started."""
     return (
-        f"warning: cannot fork: {error.strerror}; nobody quiets the container's network when the dump ends:"
+        f"warning: cannot start a process: {error.strerror}; nobody quiets the container's network when the dump ends:"
         f" peers may be answered with a reset"
     )
 
@@ -107,37 +107,25 @@ def _close(descriptors: list[int]) -> None:
         os.close(descriptor)
 
 
-def _run(ours: tuple[int, int, int], descriptors: list[int]) -> None:
-    """Do it, in a copy of the caller's process, and end that.
+def run(descriptors: list[int], ours: tuple[int, int, int]) -> None:
+    """Do it, in a process of its own; what it did ends with its descriptors.
 
     ``ours`` are the pids of the container's first process, of criu and of the caller, whose descriptors do not count.
     """
-    try:
-        announce.detach()
-        _close_all_but(descriptors)
-        namespace, directory, _, init, criu = descriptors
-        netns = holders.look_at(f"/proc/self/fd/{namespace}")
-        shared = holders.is_held(netns, but=ours)
-        program = _load()
-        if program is None or not _was_killed(ours[0], init, criu) or _is_external(directory):
-            return
-        if shared and not _is_left(netns, ours):
-            return
-        drops = _Drops(namespace)
-        drops.attach(program)
-        os.close(namespace)
-        if not holders.is_held(netns, but=ours):
-            drops.wait()
-    finally:
-        posix._exit(0)  # noqa: SLF001 - this is a copy of the hook; what it did ends with its descriptors
-
-
-def _close_all_but(descriptors: list[int]) -> None:
-    last = 2
-    for descriptor in sorted(descriptors):
-        os.closerange(last + 1, descriptor)
-        last = descriptor
-    os.closerange(last + 1, os.sysconf("SC_OPEN_MAX"))
+    processes.detach(descriptors)
+    namespace, directory, _, init, criu = descriptors
+    netns = holders.look_at(f"/proc/self/fd/{namespace}")
+    shared = holders.is_held(netns, but=ours)
+    program = _load()
+    if program is None or not _was_killed(ours[0], init, criu) or _is_external(directory):
+        return
+    if shared and not _is_left(netns, ours):
+        return
+    drops = _Drops(namespace)
+    drops.attach(program)
+    os.close(namespace)
+    if not holders.is_held(netns, but=ours):
+        drops.wait()
 
 
 def _load() -> int | None:

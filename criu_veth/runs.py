@@ -200,8 +200,8 @@ def made_in() -> str:
 
 
 def _here() -> "tuple[int, int, int]":
-    """Return the inodes of this process's network, PID and time namespaces."""
-    netns, pidns, time = (inode(f"/proc/self/ns/{kind}") for kind in ("net", "pid", "time"))
+    """Return the inodes of this thread's network, PID and time namespaces."""
+    netns, pidns, time = (inode(f"/proc/thread-self/ns/{kind}") for kind in ("net", "pid", "time"))
     return netns, pidns, time
 
 

@@ -80,7 +80,7 @@ def find(
 
 
 def _has(namespaces: wire.Namespaces, names: "frozenset[bytes]", links: bytes) -> bool:
-    own = bytes(4) + wire.put_attr(_NETNSA_PID, wire.u32(posix.getpid()))
+    own = bytes(4) + wire.put_attr(_NETNSA_PID, wire.u32(wire.own_thread()))
     try:
         found = namespaces.inner.dump(links)
         (reply,) = namespaces.inner.request([wire.message(_RTM_GETNSID, 0, own)])
@@ -106,7 +106,7 @@ def _kept(init_pid: int) -> "Iterator[int]":
     store = _store(init_pid)
     if store is None:
         return
-    known = {posix.readlink(f"/proc/{pid}/ns/net") for pid in ("self", init_pid)}
+    known = {posix.readlink(f"/proc/{pid}/ns/net") for pid in ("thread-self", init_pid)}
     try:
         for number in range(_MOST):
             descriptor = _peek(store, number)
@@ -124,7 +124,7 @@ def _kept(init_pid: int) -> "Iterator[int]":
 
 def _store(init_pid: int) -> "Socket | None":
     """Return a copy of the socket in which CRIU keeps descriptors, if this process has it."""
-    lines = (paths.read("/proc/self/net/unix") or b"").decode("utf-8", "surrogateescape").splitlines()
+    lines = (paths.read("/proc/thread-self/net/unix") or b"").decode("utf-8", "surrogateescape").splitlines()
     inodes = {fields[6] for line in lines if len(fields := line.split()) > 7 and fields[7].startswith(_STORE)}
     try:
         names = posix.listdir(f"/proc/{init_pid}/fd") if inodes else []

@@ -302,9 +302,11 @@ READY = {
     "criu_veth.program",
     "criu_veth.runs",
     "criu_veth.service",
+    "criu_veth.session",
     "criu_veth.way",
     "criu_veth.wire",
     "criu_veth.announce",
+    "criu_veth.processes",
     *([] if sys.version_info >= (3, 12) else ["_ctypes"]),  # for setns()
 }
 

@@ -85,9 +85,9 @@ def test_a_process_that_cannot_be_forked_is_a_warning(
     monkeypatch.setattr("os.path.sameopenfile", lambda *_: False)
     criu = told("dump", "--no-default-config")
 
-    assert quiesce.start(os.getpid(), criu, str(tmp_path), {}) == [
-        "warning: cannot fork: Resource temporarily unavailable; nobody quiets the container's network when the dump"
-        " ends: peers may be answered with a reset"
+    assert quiesce.start(os.getpid(), criu, str(tmp_path), {}, alone=True) == [
+        "warning: cannot start a process: Resource temporarily unavailable; nobody quiets the container's network"
+        " when the dump ends: peers may be answered with a reset"
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -10,9 +11,12 @@ from collections.abc import Iterator
 import pytest
 
 from criu_veth import wire
+from criu_veth.errors import UnsteadyError
 
 ERROR, DONE = 2, 3
 MULTI, DUMP_INTR, CAPPED, ACK_TLVS = 0x2, 0x10, 0x100, 0x200
+TRUNCATED, SO_SNDBUFFORCE = 0x20, 32
+LOST = "its answer was lost, and whether it was done is not known"
 
 
 def message(kind: int, flags: int, sequence: int, payload: bytes = b"") -> bytes:
@@ -41,16 +45,36 @@ class Peer:
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
-        self.portions: list[bytes] = []
+        #: What comes, from the kernel; from somebody else if it is a (port, bytes); or how reading fails.
+        self.portions: list[bytes | tuple[int, bytes] | OSError] = []
+        self.sndbuf = 212992
+        self.failing: list[OSError | None] = []
 
     def send(self, data: bytes) -> int:
+        failure = self.failing.pop(0) if self.failing else None
+        if failure is not None:
+            raise failure
+        if len(data) > self.sndbuf - 32:  # netlink_sendmsg()
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         self.sent.append(bytes(data))
         return len(data)
 
-    def recv(self, size: int) -> bytes:
+    def getsockopt(self, level: int, option: int) -> int:
+        assert (level, option) == (socket.SOL_SOCKET, socket.SO_SNDBUF)
+        return self.sndbuf
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        assert (level, option) == (socket.SOL_SOCKET, SO_SNDBUFFORCE)
+        self.sndbuf = 2 * value
+
+    def recvmsg(self, size: int, controls: int, flags: int) -> tuple[bytes, list[object], int, tuple[int, int]]:
+        if flags and not self.portions:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         portion = self.portions.pop(0)
-        assert len(portion) <= size
-        return portion
+        if isinstance(portion, OSError):
+            raise portion
+        sender, portion = portion if isinstance(portion, tuple) else (0, portion)
+        return portion[:size], [], TRUNCATED if len(portion) > size else 0, (sender, 0)
 
     def close(self) -> None:
         pass
@@ -116,6 +140,97 @@ def test_large_batches_are_cut(rtnl: wire.Rtnl) -> None:
     assert [reply.errno for reply in replies] == [0] * wire.BATCH + [errno.EBUSY]
 
 
+def test_large_requests_are_cut_by_their_bytes(rtnl: wire.Rtnl) -> None:
+    """The kernel copies a batch in one piece, and refuses what is larger than the send buffer."""
+    sizes = [16, 30000, 30000, 5515, 100, 70000, 16]  # 65535 is padded to 65536
+    peer(rtnl).portions = [b"".join(map(ack, batch)) for batch in ([1, 2, 3, 4], [5], [6], [7])]
+    replies = rtnl.request([request(18, 0, bytes(size - 16)) for size in sizes])
+    assert [len(sent) for sent in peer(rtnl).sent] == [16 + 60000 + 5516, 100, 70000, 16]
+    assert [(reply.errno, reply.lost) for reply in replies] == [(0, False)] * 7
+
+
+def test_batches_are_no_larger_than_the_send_buffer(rtnl: wire.Rtnl) -> None:
+    """A host may have set net.core.wmem_default so low; one request that does not fit has it grow."""
+    peer(rtnl).sndbuf = 4608
+    peer(rtnl).portions = [ack(1), ack(2), ack(3)]
+    rtnl.request([request(18, 0, bytes(4000)), request(18, 0, bytes(548)), request(18, 0, bytes(9000))])
+    assert [len(sent) for sent in peer(rtnl).sent] == [4016, 564, 9016]
+    assert peer(rtnl).sndbuf == 2 * 9016
+
+
+def test_what_is_not_from_the_kernel_is_passed_over(rtnl: wire.Rtnl) -> None:
+    """Root in a container's user namespace knows the port and the next number."""
+    peer(rtnl).portions = [(4711, ack(1)), ack(1, errno.ENODEV)]
+    (reply,) = rtnl.request([request()])
+    assert reply.errno == errno.ENODEV
+    done = message(DONE, MULTI, 2, wire.u32(0))
+    link = message(16, MULTI, 2, b"link")
+    peer(rtnl).portions = [(4711, message(16, MULTI, 2, b"forged") + done), link, (1, done), done]
+    assert rtnl.dump(request()) == [link]
+    around = [request(16), request(17)]
+    peer(rtnl).portions = [(4711, ack(3, errno.EPERM)), (4711, ack(4)), ack(4, errno.ENOENT)]
+    (reply,) = rtnl.transaction(around[0], [request(18)], around[1])
+    assert reply.errno == errno.ENOENT
+
+
+def test_an_answer_that_comes_twice_is_no_other_ones_answer(rtnl: wire.Rtnl) -> None:
+    peer(rtnl).portions = [ack(1) + ack(1), ack(2, errno.EEXIST)]
+    assert [reply.errno for reply in rtnl.request([request()] * 2)] == [0, errno.EEXIST]
+
+
+def test_lost_answers(rtnl: wire.Rtnl) -> None:
+    """The kernel has done it all; what fitted into the receive buffer comes after the error."""
+    full = OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+    peer(rtnl).portions = [ack(1), full, ack(2, errno.EEXIST)]
+    replies = rtnl.request([request()] * 4)
+    assert [(reply.errno, reply.detail, reply.lost) for reply in replies] == [
+        (0, "", False),
+        (errno.EEXIST, "", False),
+        (errno.ENOBUFS, LOST, True),
+        (errno.ENOBUFS, LOST, True),
+    ]
+
+
+@pytest.mark.parametrize("how", ["send", "receive"])
+def test_a_batch_that_fails_after_another(rtnl: wire.Rtnl, how: str) -> None:
+    """What the first has done is known, and the rest is not sent."""
+    failure = OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+    first = b"".join(ack(n + 1, errno.EEXIST if n == 3 else 0) for n in range(wire.BATCH))
+    peer(rtnl).portions = [first, failure]
+    peer(rtnl).failing = [None, failure] if how == "send" else []
+    replies = rtnl.request([request()] * (2 * wire.BATCH + 1))
+    assert [reply.errno for reply in replies[:5]] == [0, 0, 0, errno.EEXIST, 0]
+    not_sent = [(reply.errno, reply.lost) for reply in replies if reply.detail == "it was not sent"]
+    lost = [(reply.errno, reply.lost) for reply in replies if reply.detail == LOST]
+    count = wire.BATCH + 1 if how == "send" else 1
+    assert not_sent == [(errno.ENOBUFS, False)] * count
+    assert lost == [(errno.ENOBUFS, True)] * (wire.BATCH + 1 - count)
+    assert len(peer(rtnl).sent) == (1 if how == "send" else 2)
+
+
+def test_the_first_batch_that_cannot_be_sent_is_an_error(rtnl: wire.Rtnl) -> None:
+    peer(rtnl).failing = [OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))]
+    with pytest.raises(OSError, match="No buffer space available"):
+        rtnl.request([request()] * 200)
+
+
+def test_an_answer_that_does_not_fit_is_asked_for_again(rtnl: wire.Rtnl) -> None:
+    long, short = message(16, 0, 1, bytes(100000)), message(16, 0, 2, b"a short one!")
+    peer(rtnl).portions = [long, ack(1), short, ack(2), message(16, 0, 3, bytes(100000)), ack(3)]
+    first, second = rtnl.request([request(), request()])
+    assert [len(found) for found in first.messages] == [16 + 100000]
+    assert second.messages == [short]
+    assert [sent[8:12] for sent in peer(rtnl).sent] == [wire.u32(1), wire.u32(3)]
+
+
+def test_a_dump_that_does_not_fit_is_asked_for_again(rtnl: wire.Rtnl) -> None:
+    one, two = message(16, MULTI, 1, bytes(40000)), message(16, MULTI, 1, bytes(40000))
+    again = [message(16, MULTI, 2, bytes(40000))] * 2
+    done = [message(DONE, MULTI, number, wire.u32(0)) for number in (1, 2)]
+    peer(rtnl).portions = [one + two, done[0], again[0] + again[1], done[1]]
+    assert rtnl.dump(request()) == again
+
+
 def test_nothing_to_ask(rtnl: wire.Rtnl) -> None:
     assert rtnl.request([]) == []
     assert peer(rtnl).sent == []
@@ -175,6 +290,27 @@ def test_dump_that_a_change_ran_into_is_repeated(rtnl: wire.Rtnl) -> None:
     peer(rtnl).portions = [torn, whole + message(DONE, MULTI, 2, wire.u32(0))]
     assert rtnl.dump(request()) == [whole]
     assert len(peer(rtnl).sent) == 2
+
+
+def test_dump_whose_end_a_change_ran_into_is_repeated(rtnl: wire.Rtnl) -> None:
+    peer(rtnl).portions = [
+        message(16, MULTI, 1, b"torn") + message(DONE, MULTI | DUMP_INTR, 1, wire.u32(0)),
+        message(DONE, MULTI, 2, wire.u32(0)),
+    ]
+    assert rtnl.dump(request()) == []
+
+
+def test_dump_that_changes_all_the_time(rtnl: wire.Rtnl) -> None:
+    torn = [message(DONE, MULTI | DUMP_INTR, number + 1, wire.u32(0)) for number in range(wire.DUMP_TRIES)]
+    peer(rtnl).portions = list(torn)
+    with pytest.raises(UnsteadyError) as raised:
+        rtnl.dump(request())
+    assert raised.value.faults == (
+        "the kernel's list (request 18) changed each of the 10 times that it was read: try again when fewer devices,"
+        " addresses and routes come and go",
+    )
+    assert isinstance(raised.value, OSError), "for those who can do without"
+    assert len(peer(rtnl).sent) == 10
 
 
 def test_attributes_are_found_by_their_path() -> None:
