@@ -171,12 +171,7 @@ class Session:
     def find_way(self) -> way.Way:
         """Find out what criu was told, and which of the devices that it is to move in its caller has made."""
         how = self.told()
-        if how.ready:
-            namespaces = wire.Namespaces(None)
-            try:
-                how.made = execute.made_by_others(how.ready, namespaces.host)
-            finally:
-                namespaces.close()
+        see_what_is_made(how)
         return how
 
     def _forget_ports(self, slots: int, operations: "program.Tuple") -> None:
@@ -326,6 +321,16 @@ class Session:
         except OSError:
             fault = f"{actions.IMAGE_DIR_VARIABLE}: {self.image_dir} is not a directory that is there"
             raise errors.InputError(fault) from None
+
+
+def see_what_is_made(how: way.Way) -> None:
+    """Have ``how`` say which of the devices that criu is to move in its caller has made."""
+    if how.ready:
+        namespaces = wire.Namespaces(None)
+        try:
+            how.made = execute.made_by_others(how.ready, namespaces.host)
+        finally:
+            namespaces.close()
 
 
 def with_site_packages() -> None:

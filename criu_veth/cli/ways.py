@@ -2,7 +2,7 @@
 
 import os
 
-from criu_veth import hook, images, prepare, way
+from criu_veth import images, prepare, session, way
 from criu_veth.config import VethConfig, has_no_mac
 from criu_veth.errors import InputError
 from criu_veth.way import EMPTY, EXTERNAL, READY, Way
@@ -38,7 +38,7 @@ def choose(inputs: prepare.Inputs, image_dir: str | None, mode: str | None, exte
         raise InputError(
             f'"{ready[0]}" is to be made ready, under a name that is made from the image directory\'s: add --images DIR'
         )
-    hook.see_what_is_made(chosen)
+    session.see_what_is_made(chosen)
     chosen.ready |= {inner: way.ready_name(str(image_dir), inner) for inner in ready}
     return chosen
 
