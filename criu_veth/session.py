@@ -154,7 +154,7 @@ class Session:
             self._forget_ports(*found)
             self.kept.finish(actions.PRE_RESTORE)
         if how.adopt and self.criu_pid:
-            self.say("pre-restore: warning: ", *self._locked())
+            self.say("pre-restore: notice: ", *self._locked())
 
     def _begin(self, ready: program.Program, *, ipv6: bool) -> None:
         self.say("pre-restore: warning: ", *self.kept.begin(ready, ipv6=ipv6))
