@@ -322,14 +322,21 @@ def test_a_namespace_that_is_not_ours(host: Host, confined: int) -> None:
     libc = ctypes.CDLL(None)
     assert libc.setns(user, 0x10000000) == 0 and libc.setns(inner, 0x40000000) == 0
     os.close(user), os.close(inner)
-    print(json.dumps([namespace, enter(f"/proc/self/fd/{namespace}"), enter(f"/proc/{os.getppid()}/ns/net")]))
+    from criu_veth import session
+    host = os.getppid()
+    try:
+        session.container_netns(host)
+    except errors.InputError as error:
+        entered, opened = enter(f"/proc/self/fd/{namespace}"), enter(f"/proc/{host}/ns/net")
+        print(json.dumps([namespace, entered, host, opened, *error.faults]))
     """
-    number, ((entered,), *_), ((opened,), *_) = ask(host, ENTER + textwrap.dedent(code), str(confined))
+    number, ((entered,), *_), pid, ((opened,), *_), seen = ask(host, ENTER + textwrap.dedent(code), str(confined))
     assert entered == (
         f"cannot enter the network namespace /proc/self/fd/{number}: Operation not permitted (EPERM): {NOT_OURS}"
     )
-    assert opened.startswith("cannot open the network namespace /proc/")
-    assert opened.endswith(f"/ns/net: Permission denied (EACCES): {NOT_OURS}")
+    refused = f"the network namespace /proc/{pid}/ns/net: Permission denied (EACCES): {NOT_OURS}"
+    assert opened == f"cannot open {refused}"
+    assert seen == f"CRTOOLS_INIT_PID: cannot see {refused}"
 
 
 def test_too_many_files(host: Host) -> None:

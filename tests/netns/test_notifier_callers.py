@@ -240,13 +240,35 @@ def test_a_tree_in_the_hosts_network_namespace(bridged: Host, images: Path) -> N
     process = bridged.popen("sleep", "infinity")
     caller = Caller(bridged, "")
     caller("new", None)
-    before = network(bridged)
     assert caller("pre-dump", process.pid, str(images)) == ["pre-dump: notice: the container has no veth to the host"]
-    (images / "inventory.img").touch()
-    (images / "criu-veth.json").unlink()
+    container = bridged.container([WEB], SLEEP)
     caller("new", None)
-    said = caller("pre-restore", None, str(images))
-    for action in ("setup-namespaces", "post-setup-namespaces", "post-restore"):
+    assert caller("pre-dump", container.pid, str(images)) == ["pre-dump: captured eth0: web0"]
+    (images / "inventory.img").touch()
+    container.kill()
+    bridged.wait_no_link("web0")
+    before = network(bridged)
+    caller("new", None)
+    assert caller("pre-restore", None, str(images)) == []
+    stages = ("setup-namespaces", "post-setup-namespaces", "post-restore")
+    for action in stages:
         said = caller(action, process.pid, str(images))
-    assert said == []
+    nothing = f"notice: process {process.pid} is in the host's network namespace: nothing to do"
+    assert said in ([f"{action}: {nothing}" for action in listed] for listed in (stages, stages[::2]))
     assert network(bridged) == before
+
+
+def test_a_tree_in_the_hosts_network_namespace_that_a_mapping_file_is_for(
+    bridged: Host, images: Path, mapping: Path
+) -> None:
+    mapping.write_text('mappings = ["eth0:web0@br0"]\n')
+    (images / "inventory.img").touch()
+    process = bridged.popen("sleep", "infinity")
+    caller = Caller(bridged, "")
+    caller("new", str(mapping))
+    assert caller("pre-restore", None, str(images)) == []
+    fault = (
+        f"CRTOOLS_INIT_PID: process {process.pid} is in the host's own network namespace: there is no container to"
+        " connect"
+    )
+    assert caller("setup-namespaces", process.pid, str(images)) == [2, fault]
