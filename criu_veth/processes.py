@@ -115,8 +115,8 @@ def start(
 
     ``function`` is at the top of a module of this project, and begins with `detach`; ``arguments`` are what `marshal`
     knows. Without ``alone`` the process is a new Python, which is given the descriptors under other numbers. The hook
-    makes a copy of its own process instead: a new one would take 15 ms before the first announcement, of a processor
-    that criu needs at the time. Raises OSError.
+    makes a copy of its own process instead, with what it has imported: a new one takes 15 ms and more of a processor
+    that criu needs at the time, and is as much later with the first announcement. Raises OSError.
     """
     if alone:
         if not posix.fork():

@@ -98,6 +98,19 @@ def test_what_was_sent_before_the_socket_was_connected_is_not_believed(host: Hos
     assert ask(host, FORGE + textwrap.dedent(code), str(confined)) == [["sent"], "ENODEV", ["lo"]]
 
 
+def test_a_batch_whose_answers_fit_into_a_small_receive_buffer(host: Host, confined: int) -> None:
+    """Only the host's root may have one that is larger than net.core.rmem_max, and a device takes much of it."""
+    code = """
+    user, inner = (os.open(f"/proc/{sys.argv[2]}/ns/{kind}", os.O_RDONLY) for kind in ("user", "net"))
+    import ctypes
+    libc = ctypes.CDLL(None)
+    assert libc.setns(user, 0x10000000) == 0 and libc.setns(inner, 0x40000000) == 0
+    replies = wire.Rtnl().request([netlink.get_link("lo")] * 300)
+    print(json.dumps([bool(reply.messages) for reply in replies]))
+    """
+    assert ask(host, code, str(confined)) == [True] * 300
+
+
 VLANS = """
     index, veths = int(sys.argv[2]), int(sys.argv[3])
     vlan = Vlan(tagged=rules.vlan_entries(range(1, 4095, 2)))
