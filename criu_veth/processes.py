@@ -126,18 +126,23 @@ def start(
                 posix._exit(0)  # noqa: SLF001 - this is a copy of the hook
         return
     theirs = list(range(_THIRD + 1, _THIRD + 1 + len(descriptors)))
-    rest = (theirs, *arguments)
-    files = [
-        _memory(b""),
-        _memory(b""),
-        2,
-        _memory(marshal.dumps((sys.path, function.__module__, function.__name__, rest))),
-    ]
+    given = (list(map(str, sys.path)), function.__module__, function.__name__, (theirs, *arguments))
     argv = (_SHELL, "-c", _LEAVE_RUNNING, "sh", _python(), "-I", "-S", "-c", _HELPER)
+    ours = [_memory(b""), _memory(marshal.dumps(given))]
+    nothing, third = ours
     try:
-        _reap(_spawn(argv, [*files, *descriptors], posix.environ))
+        _reap(_spawn(argv, [nothing, nothing, _stderr(nothing), third, *descriptors], posix.environ))
     finally:
-        _close([file for file in files if file != 2])
+        _close(ours)
+
+
+def _stderr(otherwise: int) -> int:
+    """Return our stderr, which may be a log file; ``otherwise`` where it is closed, as a daemon's may be."""
+    try:
+        posix.fstat(2)
+    except OSError:
+        return otherwise
+    return 2
 
 
 def _python() -> str:

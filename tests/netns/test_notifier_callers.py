@@ -39,6 +39,9 @@ def do(what, rest):
         return len(forks)
     elif what == "run":
         return execute.run_program(tuple(rest))
+    elif what == "together":
+        with ThreadPoolExecutor(len(rest)) as threads:
+            return list(threads.map(lambda arguments: one(*arguments), rest))
     elif what == "end of file":
         os.close(writer)
         return 0 if select.select([reader], [], [], 2)[0] and os.read(reader, 1) == b"" else "late"
@@ -165,6 +168,40 @@ def test_a_dump_and_a_restore(bridged: Host, images: Path, mapping: Path, prelud
     assert caller("forks") == 0, "no thread is found in the middle of something"
     wait_for(lambda: helpers(bridged) == [], "the announcing process to end")
     assert caller.children() == []
+
+
+TOGETHER = """
+from pathlib import Path
+def one(number, dumped, restored, images):
+    one = criu_veth.Notifier()
+    one.notify("pre-dump", dumped, images)
+    Path(images, "inventory.img").touch()
+    os.kill(dumped, signal.SIGKILL)
+    while os.path.exists(f"/sys/class/net/web{number}"):
+        pass
+    for action in ("pre-restore", "setup-namespaces", "post-setup-namespaces", "post-restore", "post-resume"):
+        one.notify(action, restored if action != "pre-restore" else None, images)
+    return one.said
+"""
+
+
+def test_several_at_once(bridged: Host, images: Path) -> None:
+    """Each in a thread, as an engine does that restores a pod's containers."""
+    count = 4
+    links = [Link(inner="eth0", outer=f"web{n}", bridge="br0", addresses=(f"10.0.0.{n + 2}/24",)) for n in range(count)]
+    dumped = [bridged.container([link], SLEEP) for link in links]
+    fresh = [bridged.container((), SLEEP) for _ in links]
+    before = network(bridged)
+    for number in range(count):
+        (images / str(number)).mkdir()
+    caller = Caller(bridged, TOGETHER)
+    work = [(number, dumped[number].pid, fresh[number].pid, str(images / str(number))) for number in range(count)]
+    said = caller("together", *work)
+    for number, lines in enumerate(said):
+        assert lines[0] == f"pre-dump: captured eth0: web{number}"
+        assert lines[1] == f"setup-namespaces: eth0: pair made: web{number} here, eth0 in the container"
+        assert lines[-1] == "post-restore: container announced"
+    assert network(bridged) == before
 
 
 def test_what_announces_holds_nothing_of_the_program(bridged: Host, images: Path, mapping: Path) -> None:

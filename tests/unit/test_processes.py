@@ -79,6 +79,28 @@ def test_another_process_finds_what_it_is_given(tmp_path: Path, monkeypatch: pyt
     assert os.listdir("/proc/self/fd") == before
 
 
+DAEMON = """import os, sys
+sys.path.insert(0, sys.argv[1])
+from criu_veth import processes
+writer, name = os.open(sys.argv[3], os.O_WRONLY), sys.argv[2]
+sys.path.insert(0, sys.argv[2])
+import somewhere
+sys.path.append(somewhere)  # no path at all
+for descriptor in (0, 1, 2):
+    os.close(descriptor)
+processes.start(somewhere.write, [writer], ())
+"""
+
+
+def test_a_daemon_has_no_standard_descriptors(tmp_path: Path) -> None:
+    text = "import os\ndef write(descriptors): os.write(descriptors[0], repr(descriptors).encode())\n"
+    (tmp_path / "somewhere.py").write_text(text)
+    (tmp_path / "said").touch()
+    argv = [sys.executable, "-c", DAEMON, str(ROOT), str(tmp_path), str(tmp_path / "said")]
+    subprocess.run(argv, check=True)
+    assert wait_for((tmp_path / "said").read_text, "the other process") == "[4]"
+
+
 def test_there_is_no_python_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a program that has Python in it."""
     monkeypatch.setattr(sys, "executable", "/usr/sbin/uwsgi")
