@@ -12,7 +12,7 @@ the container has been resumed may import more.
 import _socket
 import posix
 
-from criu_veth import processes, wire
+from criu_veth import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # only the helper needs it
@@ -203,7 +203,15 @@ def detached(
     ``link`` asks for one link; ``pace`` is how often more, every how many seconds. The process holds nothing of
     its caller's open and ends with the container. Raises OSError.
     """
-    _start(namespaces, init_pid, (ends, requests, link, pace), alone=False)
+    from criu_veth import processes  # noqa: PLC0415 - the hook needs it in the helper only
+
+    descriptors = [namespaces.open_inner()]
+    try:
+        descriptors.append(posix.pidfd_open(init_pid))
+        processes.start(run, descriptors, (ends, requests, link, pace))
+    finally:
+        for descriptor in descriptors:
+            posix.close(descriptor)
 
 
 def copied(
@@ -214,18 +222,15 @@ def copied(
     pace: "tuple[int, float]",
     init_pid: int,
 ) -> None:
-    """Do the same as `detached` where this process is our own: see `processes.start`."""
-    _start(namespaces, init_pid, (ends, requests, link, pace), alone=True)
+    """Do the same as `detached` from a copy of this process, which is our own: see `processes.start`.
 
-
-def _start(namespaces: wire.Namespaces, init_pid: int, arguments: "tuple[object, ...]", *, alone: bool) -> None:
-    descriptors = [namespaces.open_inner()]
-    try:
-        descriptors.append(posix.pidfd_open(init_pid))
-        processes.start(run, descriptors, arguments, alone=alone)
-    finally:
-        for descriptor in descriptors:
-            posix.close(descriptor)
+    All but the copying is done over there: CRIU waits for this process.
+    """
+    if not posix.fork():
+        try:
+            run([namespaces.open_inner(), posix.pidfd_open(init_pid)], ends, requests, link, pace)
+        finally:
+            posix._exit(0)  # noqa: SLF001 - this is a copy of the hook
 
 
 def run(
@@ -237,6 +242,8 @@ def run(
 ) -> None:
     """Announce, in a process of its own: ``descriptors`` are of the container's network namespace and first process."""
     import select  # noqa: PLC0415 - in the helper, where nobody waits
+
+    from criu_veth import processes  # noqa: PLC0415 - as above
 
     log = processes.detach(descriptors)
     inner, init = descriptors

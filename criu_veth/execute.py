@@ -431,7 +431,7 @@ class Executor:
         indexes = {self._slots[slot] for slot, _ in devices}
         names = {self._slots[slot]: name for slot, name in devices}
         everywhere = not devices
-        gone, added, settled, lost = [], [], [], set()
+        gone, added, settled, before, lost = [], [], [], [], set()
         counts: dict[bytes, int] = {}
         together: dict[bytes, list[tuple[bytes, int]]] = {}
         for found in rtnl.dump(request):
@@ -450,8 +450,9 @@ class Executor:
             gone.append(wire.message(deletion, 0, body))
             again = body + wire.put_attr(flags_at, wire.u32(wanted | ready))
             added.append(wire.message(wire.get_u16(found, 4), wire.NLM_F_CREATE | wire.NLM_F_EXCL, again))
+            as_was = body + wire.put_attr(flags_at, wire.u32(wanted))
+            before.append(wire.message(wire.get_u16(found, 4), wire.NLM_F_CREATE | wire.NLM_F_REPLACE, as_was))
             if not wanted & ready:
-                as_was = body + wire.put_attr(flags_at, wire.u32(wanted))
                 settled.append(wire.message(wire.get_u16(found, 4), wire.NLM_F_REPLACE, as_was))
             lost.add(wire.find_attr(found, attributes, (itself,)))
             if flags & unready:
@@ -465,8 +466,10 @@ class Executor:
             if wire.find_attr(found, attributes, (source,)) in lost
         ]
         for reply in rtnl.request(gone + added + settled + kept):
-            if reply.errno:
-                raise OperationError(f"{text % ('container', len(gone))}: {errno_text(reply.errno, reply.detail)}")
+            if reply.errno:  # some may be gone, and not there again
+                what = text % ("container", len(gone))
+                self._undo += [(ns, message, (), (), what) for message in (*reversed(kept), *reversed(before))]
+                raise OperationError(f"{what}: {errno_text(reply.errno, reply.detail)}")
         self.done += [text % (names.get(index, "all devices"), count) for index, count in counts.items()]
 
     def _try(self, operation: "Operation") -> None:

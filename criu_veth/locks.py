@@ -17,7 +17,9 @@ from typing import NamedTuple
 from criu_veth import orphans, packetfilter, procfs, wire
 from criu_veth.errors import InputError, OperationError, errno_text
 
-_NS_GET_NSTYPE, _CLONE_NEWNET = 0xB703, 0x40000000
+_CLONE_NEWNET = 0x40000000
+#: ``_IO(0xb7, 3)``: some machines have a bit that says that nothing is read or written (``asm/ioctl.h``).
+_NS_GET_NSTYPE = 0x2000B703 if os.uname().machine.startswith(("alpha", "mips", "ppc", "sparc")) else 0xB703
 
 #: How many network namespaces are looked at.
 MOST = 1024

@@ -115,8 +115,8 @@ def start(
 
     ``function`` is at the top of a module of this project, and begins with `detach`; ``arguments`` are what `marshal`
     knows. Without ``alone`` the process is a new Python, which is given the descriptors under other numbers. The hook
-    makes a copy of its own process instead: a new one would take 15 ms before the first announcement, of a processor
-    that criu needs at the time. Raises OSError.
+    makes a copy of its own process instead, with what it has imported: a new one takes 15 ms and more of a processor
+    that criu needs at the time, and is as much later with the first announcement. Raises OSError.
     """
     if alone:
         if not posix.fork():
@@ -126,18 +126,23 @@ def start(
                 posix._exit(0)  # noqa: SLF001 - this is a copy of the hook
         return
     theirs = list(range(_THIRD + 1, _THIRD + 1 + len(descriptors)))
-    rest = (theirs, *arguments)
-    files = [
-        _memory(b""),
-        _memory(b""),
-        2,
-        _memory(marshal.dumps((sys.path, function.__module__, function.__name__, rest))),
-    ]
+    given = (list(map(str, sys.path)), function.__module__, function.__name__, (theirs, *arguments))
     argv = (_SHELL, "-c", _LEAVE_RUNNING, "sh", _python(), "-I", "-S", "-c", _HELPER)
+    ours = [_memory(b""), _memory(marshal.dumps(given))]
+    nothing, third = ours
     try:
-        _reap(_spawn(argv, [*files, *descriptors], posix.environ))
+        _reap(_spawn(argv, [nothing, nothing, _stderr(nothing), third, *descriptors], posix.environ))
     finally:
-        _close([file for file in files if file != 2])
+        _close(ours)
+
+
+def _stderr(otherwise: int) -> int:
+    """Return our stderr, which may be a log file; ``otherwise`` where it is closed, as a daemon's may be."""
+    try:
+        posix.fstat(2)
+    except OSError:
+        return otherwise
+    return 2
 
 
 def _python() -> str:

@@ -210,6 +210,8 @@ class Session:
         namespaces = wire.Namespaces(None)
         try:
             return found if execute.checks_hold(found.checks, namespaces) else None
+        except OSError:  # the kernel cannot be asked: made anew, where it is asked again, and what it says is told
+            return None
         finally:
             namespaces.close()
 
@@ -329,6 +331,9 @@ def see_what_is_made(how: way.Way) -> None:
         namespaces = wire.Namespaces(None)
         try:
             how.made = execute.made_by_others(how.ready, namespaces.host)
+        except OSError as error:
+            names, why = ", ".join(how.ready.values()), errors.errno_text(error.errno or 0)
+            raise errors.OperationError(f"cannot look for {names} on this host: {why}") from None
         finally:
             namespaces.close()
 

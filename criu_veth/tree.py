@@ -8,6 +8,7 @@ CRIU 3.3): the hook peeks at them, as CRIU does, while everything waits for it.
 The frozen window imports this only where a container has several, so it imports no more than that does.
 """
 
+import _socket
 import posix
 
 from criu_veth import paths, wire
@@ -16,9 +17,9 @@ _LINK_ATTRS = 32
 _IFLA_IFNAME, _IFLA_LINK_NETNSID = 3, 37
 _KIND, _VETH = (18, 1), b"veth\0"
 _RTM_GETNSID, _NETNSA_NSID, _NETNSA_PID, _NSID_ATTRS, _NOT_ASSIGNED = 90, 1, 2, 20, b"\xff" * 4
-_PIDFD_GETFD = 438
-_SO_PEEK_OFF, _MSG_PEEK = 42, 2
-_SOL_SOCKET, _SCM_RIGHTS = 1, 1
+#: Number of pidfd_getfd(2): new calls have one number on all machines, but for where they begin.
+_PIDFD_GETFD, _FIRST_ON_MIPS64 = 438, 5000
+_SO_PEEK_OFF = 42
 _STORE = "@/criu-fdstore-"
 _MOST = 1 << 16
 
@@ -147,7 +148,8 @@ def _copy(pid: int, number: int) -> "Socket | None":
     handle = posix.pidfd_open(pid)
     try:
         call = _ctypes.dlsym(_ctypes.dlopen(None, 0), "syscall")  # type: ignore[arg-type] # None: this program itself
-        descriptor = _ctypes.call_function(call, (_PIDFD_GETFD, handle, number, 0))
+        first = _FIRST_ON_MIPS64 if posix.uname().machine == "mips64" else 0
+        descriptor = _ctypes.call_function(call, (first + _PIDFD_GETFD, handle, number, 0))
     finally:
         posix.close(handle)
     return wire.socket_of(descriptor) if descriptor >= 0 else None
@@ -159,11 +161,11 @@ def _peek(store: "Socket", number: int) -> int | None:
     CRIU sets the offset before each of its own looks, too.
     """
     try:
-        store.setsockopt(_SOL_SOCKET, _SO_PEEK_OFF, number)
-        _, controls, _, _ = store.recvmsg(1, 64, _MSG_PEEK)
+        store.setsockopt(_socket.SOL_SOCKET, _SO_PEEK_OFF, number)
+        _, controls, _, _ = store.recvmsg(1, 64, _socket.MSG_PEEK)
     except OSError:  # there are no more
         return None
     for level, kind, data in controls:
-        if (level, kind) == (_SOL_SOCKET, _SCM_RIGHTS):
+        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
             return wire.get_s32(data)
     return None

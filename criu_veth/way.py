@@ -9,6 +9,10 @@ import sys
 
 from criu_veth import paths
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `typing` itself would take 10 ms
+    from typing import Literal
+
 #: CRIU makes the pair (``--external veth[INNER]:OUTER``).
 EXTERNAL = "external"
 #: CRIU moves a device in that the hook has made ready (``--external netdev[INNER]:NAME``).
@@ -31,8 +35,6 @@ _COMMON_MAGIC = (0x54564319).to_bytes(4, sys.byteorder)
 _LOOPBACK = bytes(15) + b"\1"
 #: IFA_ADDRESS, or IFA_LOCAL of an address with a peer.
 _IFA_ADDRESS_OR_LOCAL = ((1).to_bytes(2, sys.byteorder), (2).to_bytes(2, sys.byteorder))
-#: Field 11, the varint of an address's first word fe80:0000 as it lies in memory, and the second word, 0.
-_BOUND_TO_LINK_LOCAL = b"\x58\xfe\x81\x02\x58\x00"
 
 
 class Way:
@@ -387,7 +389,20 @@ def images_need_ipv6(image_dir: str | None) -> bool:
                     link_local = True
                 elif address != _LOOPBACK:
                     return True
-    return link_local and _BOUND_TO_LINK_LOCAL in (_read_bytes(f"{image_dir}/files.img") or b"")
+    return link_local and bound_to_link_local(sys.byteorder) in (_read_bytes(f"{image_dir}/files.img") or b"")
+
+
+def bound_to_link_local(order: "Literal['big', 'little']") -> bytes:
+    """Return what ``files.img`` holds of a socket that is bound to a link-local address.
+
+    Field 11 twice: the address's first word, fe80:0000, is a number as it lies in the machine's memory, and the second
+    is 0. A number is a varint, seven bits a byte and the lowest first, in whatever order the machine has its own.
+    """
+    word, first = int.from_bytes(b"\xfe\x80\0\0", order), b""
+    while word > 0x7F:
+        first += bytes([word & 0x7F | 0x80])
+        word >>= 7
+    return b"\x58" + first + bytes([word]) + b"\x58\0"
 
 
 def _ipv6_addresses(data: bytes) -> "list[bytes]":

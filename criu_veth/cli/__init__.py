@@ -1,5 +1,6 @@
 """The operator's commands, ``criu-veth``. Nothing of the hook imports this package."""
 
+import signal
 import sys
 
 NAME = "criu-veth"
@@ -7,6 +8,7 @@ NAME = "criu-veth"
 
 def main() -> None:
     """Run the command line of this process, and exit."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as it may be handed down, programs would have no status
     try:
         from criu_veth.cli.app import app
 

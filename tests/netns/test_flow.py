@@ -306,7 +306,6 @@ READY = {
     "criu_veth.way",
     "criu_veth.wire",
     "criu_veth.announce",
-    "criu_veth.processes",
     *([] if sys.version_info >= (3, 12) else ["_ctypes"]),  # for setns()
 }
 

@@ -98,6 +98,20 @@ def test_what_was_sent_before_the_socket_was_connected_is_not_believed(host: Hos
     assert ask(host, FORGE + textwrap.dedent(code), str(confined)) == [["sent"], "ENODEV", ["lo"]]
 
 
+def test_a_batch_whose_answers_fit_into_a_small_receive_buffer(host: Host, confined: int) -> None:
+    """Only the host's root may have one that is larger than net.core.rmem_max, and a device takes much of it."""
+    code = """
+    user, inner = (os.open(f"/proc/{sys.argv[2]}/ns/{kind}", os.O_RDONLY) for kind in ("user", "net"))
+    import ctypes
+    libc = ctypes.CDLL(None)
+    assert libc.setns(user, 0x10000000) == 0 and libc.setns(inner, 0x40000000) == 0
+    wire._RECEIVE_BUFFER = 1 << 15
+    replies = wire.Rtnl().request([netlink.get_link("lo")] * 300)
+    print(json.dumps([bool(reply.messages) for reply in replies]))
+    """
+    assert ask(host, code, str(confined)) == [True] * 300
+
+
 VLANS = """
     index, veths = int(sys.argv[2]), int(sys.argv[3])
     vlan = Vlan(tagged=rules.vlan_entries(range(1, 4095, 2)))
@@ -187,6 +201,66 @@ def test_lost_acknowledgements_are_undone(host: Host) -> None:
     assert 0 < answered < 128
     assert seen == [128], "one batch was sent, and done"
     assert left == 0
+
+
+def test_what_was_sent_before_a_batch_that_cannot_be_is_undone(host: Host) -> None:
+    code = """
+    namespaces = wire.Namespaces(None)
+    rtnl = namespaces.host
+    rtnl._most, sends, send = 50, [], rtnl._send
+    def failing(out):
+        sends.append(there(wire.Namespaces(None)))
+        if len(sends) == 2:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        send(out)
+    rtnl._send = failing
+    operations = tuple(
+        (execute.NETLINK, execute.HOST, on_lo(add), (), (), None, (execute.HOST, on_lo(delete), (), (), one.address),
+         one.address)
+        for one, add, delete in addresses()
+    )
+    try:
+        execute.Executor(namespaces, 0, None).run(operations)
+    except errors.OperationError as error:
+        print(json.dumps([error.faults, sends[:2], there(namespaces)]))
+    """
+    faults, seen, left = ask(host, ADDRESSES + textwrap.dedent(code))
+    assert faults == ["10.9.0.50/32: Cannot allocate memory (ENOMEM): it was not sent"]
+    assert (seen, left) == ([0, 50], 0)
+
+
+def test_addresses_that_were_to_be_settled_are_put_back(host: Host) -> None:
+    """They are deleted and added again in one batch, of which the first part is all that is sent."""
+    host.run("ip", "link", "add", "p0", "type", "veth", "peer", "name", "p1")
+    host.run("ip", "link", "set", "p1", "up")
+    host.run("ip", "link", "set", "p0", "up")
+    for number in range(1, 4):
+        host.run("ip", "address", "add", f"fd00::{number}/64", "dev", "p0")
+    host.run("ip", "route", "add", "fd99::/64", "via", "fd00::9", "src", "fd00::2", "dev", "p0", check=False)
+    code = """
+    from criu_veth import assemble
+    ((slots, operations),) = assemble.settle_all().values()
+    namespaces = wire.Namespaces("/proc/self/ns/net")
+    rtnl = namespaces.inner
+    rtnl._most, sends, send = 3, [], rtnl._send
+    def failing(out):
+        if wire.get_u16(out, 4) in (netlink.RTM_NEWADDR, netlink.RTM_DELADDR):
+            sends.append(wire.get_u16(out, 4))
+            if len(sends) == 2:
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        send(out)
+    rtnl._send = failing
+    try:
+        execute.Executor(namespaces, slots, os.getpid()).run(operations)
+    except errors.OperationError as error:
+        print(json.dumps([error.faults, sends[:2]]))
+    """
+    (fault,), sends = ask(host, code)
+    assert fault.endswith("Cannot allocate memory (ENOMEM): it was not sent")
+    assert sends[0] == 21, "deletions came first"
+    listed = host.run("ip", "-6", "-o", "address", "show", "dev", "p0", "scope", "global").stdout
+    found = [line.split()[3] for line in listed.splitlines()]
+    assert sorted(found) == ["fd00::1/64", "fd00::2/64", "fd00::3/64"]
 
 
 def test_what_was_never_done_is_no_fault_of_the_undo(host: Host) -> None:
@@ -322,14 +396,21 @@ def test_a_namespace_that_is_not_ours(host: Host, confined: int) -> None:
     libc = ctypes.CDLL(None)
     assert libc.setns(user, 0x10000000) == 0 and libc.setns(inner, 0x40000000) == 0
     os.close(user), os.close(inner)
-    print(json.dumps([namespace, enter(f"/proc/self/fd/{namespace}"), enter(f"/proc/{os.getppid()}/ns/net")]))
+    from criu_veth import session
+    host = os.getppid()
+    try:
+        session.container_netns(host)
+    except errors.InputError as error:
+        entered, opened = enter(f"/proc/self/fd/{namespace}"), enter(f"/proc/{host}/ns/net")
+        print(json.dumps([namespace, entered, host, opened, *error.faults]))
     """
-    number, ((entered,), *_), ((opened,), *_) = ask(host, ENTER + textwrap.dedent(code), str(confined))
+    number, ((entered,), *_), pid, ((opened,), *_), seen = ask(host, ENTER + textwrap.dedent(code), str(confined))
     assert entered == (
         f"cannot enter the network namespace /proc/self/fd/{number}: Operation not permitted (EPERM): {NOT_OURS}"
     )
-    assert opened.startswith("cannot open the network namespace /proc/")
-    assert opened.endswith(f"/ns/net: Permission denied (EACCES): {NOT_OURS}")
+    refused = f"the network namespace /proc/{pid}/ns/net: Permission denied (EACCES): {NOT_OURS}"
+    assert opened == f"cannot open {refused}"
+    assert seen == f"CRTOOLS_INIT_PID: cannot see {refused}"
 
 
 def test_too_many_files(host: Host) -> None:

@@ -39,6 +39,9 @@ def do(what, rest):
         return len(forks)
     elif what == "run":
         return execute.run_program(tuple(rest))
+    elif what == "together":
+        with ThreadPoolExecutor(len(rest)) as threads:
+            return list(threads.map(lambda arguments: one(*arguments), rest))
     elif what == "end of file":
         os.close(writer)
         return 0 if select.select([reader], [], [], 2)[0] and os.read(reader, 1) == b"" else "late"
@@ -167,6 +170,40 @@ def test_a_dump_and_a_restore(bridged: Host, images: Path, mapping: Path, prelud
     assert caller.children() == []
 
 
+TOGETHER = """
+from pathlib import Path
+def one(number, dumped, restored, images):
+    one = criu_veth.Notifier()
+    one.notify("pre-dump", dumped, images)
+    Path(images, "inventory.img").touch()
+    os.kill(dumped, signal.SIGKILL)
+    while os.path.exists(f"/sys/class/net/web{number}"):
+        pass
+    for action in ("pre-restore", "setup-namespaces", "post-setup-namespaces", "post-restore", "post-resume"):
+        one.notify(action, restored if action != "pre-restore" else None, images)
+    return one.said
+"""
+
+
+def test_several_at_once(bridged: Host, images: Path) -> None:
+    """Each in a thread, as an engine does that restores a pod's containers."""
+    count = 4
+    links = [Link(inner="eth0", outer=f"web{n}", bridge="br0", addresses=(f"10.0.0.{n + 2}/24",)) for n in range(count)]
+    dumped = [bridged.container([link], SLEEP) for link in links]
+    fresh = [bridged.container((), SLEEP) for _ in links]
+    before = network(bridged)
+    for number in range(count):
+        (images / str(number)).mkdir()
+    caller = Caller(bridged, TOGETHER)
+    work = [(number, dumped[number].pid, fresh[number].pid, str(images / str(number))) for number in range(count)]
+    said = caller("together", *work)
+    for number, lines in enumerate(said):
+        assert lines[0] == f"pre-dump: captured eth0: web{number}"
+        assert lines[1] == f"setup-namespaces: eth0: pair made: web{number} here, eth0 in the container"
+        assert lines[-1] == "post-restore: container announced"
+    assert network(bridged) == before
+
+
 def test_what_announces_holds_nothing_of_the_program(bridged: Host, images: Path, mapping: Path) -> None:
     """Somebody waits for the end of a pipe that the program has, and that its children would inherit."""
     mapping.write_text('mappings = ["eth0:web0@br0"]\n[announcements]\nrepeat = 100\ninterval = 1.0\n')
@@ -240,13 +277,35 @@ def test_a_tree_in_the_hosts_network_namespace(bridged: Host, images: Path) -> N
     process = bridged.popen("sleep", "infinity")
     caller = Caller(bridged, "")
     caller("new", None)
-    before = network(bridged)
     assert caller("pre-dump", process.pid, str(images)) == ["pre-dump: notice: the container has no veth to the host"]
-    (images / "inventory.img").touch()
-    (images / "criu-veth.json").unlink()
+    container = bridged.container([WEB], SLEEP)
     caller("new", None)
-    said = caller("pre-restore", None, str(images))
-    for action in ("setup-namespaces", "post-setup-namespaces", "post-restore"):
+    assert caller("pre-dump", container.pid, str(images)) == ["pre-dump: captured eth0: web0"]
+    (images / "inventory.img").touch()
+    container.kill()
+    bridged.wait_no_link("web0")
+    before = network(bridged)
+    caller("new", None)
+    assert caller("pre-restore", None, str(images)) == []
+    stages = ("setup-namespaces", "post-setup-namespaces", "post-restore")
+    for action in stages:
         said = caller(action, process.pid, str(images))
-    assert said == []
+    nothing = f"notice: process {process.pid} is in the host's network namespace: nothing to do"
+    assert said in ([f"{action}: {nothing}" for action in listed] for listed in (stages, stages[::2]))
     assert network(bridged) == before
+
+
+def test_a_tree_in_the_hosts_network_namespace_that_a_mapping_file_is_for(
+    bridged: Host, images: Path, mapping: Path
+) -> None:
+    mapping.write_text('mappings = ["eth0:web0@br0"]\n')
+    (images / "inventory.img").touch()
+    process = bridged.popen("sleep", "infinity")
+    caller = Caller(bridged, "")
+    caller("new", str(mapping))
+    assert caller("pre-restore", None, str(images)) == []
+    fault = (
+        f"CRTOOLS_INIT_PID: process {process.pid} is in the host's own network namespace: there is no container to"
+        " connect"
+    )
+    assert caller("setup-namespaces", process.pid, str(images)) == [2, fault]

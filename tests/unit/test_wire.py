@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -355,6 +357,16 @@ def test_numbers_are_those_of_the_headers() -> None:
         assert sock._socket.getsockname()[0] != 0, "bound"
     finally:
         sock.close()
+
+
+def test_nobody_else_has_a_netlink_socket() -> None:
+    """What is checked of the kernel's answers is checked here."""
+    package = Path(wire.__file__).parent
+    others = [path for path in package.rglob("*.py") if path.name != "wire.py"]
+    assert len(others) > 50
+    assert [
+        path.name for path in others if re.search(r"AF_NETLINK|socket\(16|IPRoute|NetlinkSocket", path.read_text())
+    ] == []
 
 
 def test_no_container_yet() -> None:
