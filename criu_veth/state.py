@@ -5,9 +5,11 @@ Times are seconds, sizes bytes, MAC addresses text with colons. Names follow ``i
 where those have one; numbers without a name (protocols, scopes, tables, types) are the kernel's.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
@@ -395,42 +397,43 @@ def encode(state: State) -> bytes:
     return msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n"
 
 
-def write(state: State, path: str) -> None:
+def write(state: State, path: str, within: paths.Directory | None = None) -> None:
     """Write a state file whole or not at all: temporary file, fsync, rename; links are not followed.
 
-    Raises OSError.
+    That of an image directory is written ``within`` it, and ``path`` is for messages. Raises OSError.
     """
     directory, _, name = path.rpartition("/")
-    temporary = f"{directory or '.'}/.{name}.{os.getpid()}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    parent = within or paths.Directory(directory or ".")
+    temporary = f".{name}.{os.getpid()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o600, dir_fd=parent.descriptor)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(encode(state))
             stream.flush()
             os.fsync(stream.fileno())
-        os.rename(temporary, path)
+        os.rename(temporary, name, src_dir_fd=parent.descriptor, dst_dir_fd=parent.descriptor)
     except BaseException:
-        os.unlink(temporary)
+        os.unlink(temporary, dir_fd=parent.descriptor)
         raise
-    try:
-        parent = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
-    except OSError:
-        pass  # not every file system can; the file is there, and CRIU syncs none of its own
+    with suppress(OSError):  # not every file system can; the file is there, and CRIU syncs none of its own
+        os.fsync(parent.descriptor)
 
 
-def read(path: str) -> State:
+def read(path: str, within: paths.Directory | None = None) -> State:
     """Read and check a state file. It is data that may come from anywhere: bounded, strict, links not followed.
 
-    Raises InputError that says where it is wrong.
+    That of an image directory is opened ``within`` it, and ``path`` is for messages. Raises InputError that says where
+    it is wrong.
     """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if within is None:
+            descriptor = os.open(path, flags)
+        else:
+            descriptor = os.open(os.path.basename(path), flags, dir_fd=within.descriptor)
     except OSError as error:
-        what = "is a symbolic link" if os.path.islink(path) else f"cannot be read: {error.strerror}"
+        what = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be read: {error.strerror}"
         raise InputError(f"{path}: the state file {what}") from None
     try:
         info = os.fstat(descriptor)
