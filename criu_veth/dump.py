@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec.structs import replace
 
-from criu_veth import capture, config, container, match, paths, prepare, state, tree, unrestorable, wire
+from criu_veth import bounds, capture, config, container, match, paths, prepare, state, tree, unrestorable, wire
 from criu_veth.errors import InputError, OperationError
 from criu_veth.netlink import Kernel
 from criu_veth.way import Way
@@ -70,7 +70,7 @@ def _facts(pid: int) -> Iterator[unrestorable.Facts]:
     Raises OSError.
     """
     here = os.stat("/proc/self/ns/net")
-    for path in tree.paths_of(pid):
+    for path in tree.paths_of(pid)[: bounds.MOST_NAMESPACES]:
         if os.path.samestat(os.stat(path), here):
             continue
         namespaces = wire.Namespaces(path)
@@ -82,7 +82,7 @@ def _facts(pid: int) -> Iterator[unrestorable.Facts]:
                 )
                 for link in kernel.links()
             }
-            yield unrestorable.Facts(devices, kernel.raw_routes(), kernel.raw_addresses6())
+            yield unrestorable.Facts(devices, kernel.raw_routes(unrestorable.may_matter), kernel.raw_addresses6())
         finally:
             namespaces.close()
 

@@ -110,9 +110,13 @@ class Directory:
         self._names: list[str] | None = None
         self.descriptor = posix.open(path, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
 
-    def __del__(self) -> None:
+    def close(self) -> None:
+        """Close it, which happens by itself when nobody has it any more; a process that is forked would keep it."""
         if self.descriptor >= 0:
             posix.close(self.descriptor)
+        self.descriptor = -1
+
+    __del__ = close
 
     def __str__(self) -> str:
         return self.name

@@ -28,7 +28,7 @@ SLEEPER = Program(argv=["sleep", "infinity"])
 SWAPPED = """
 import posix, sys
 root, images, planted, when = *sys.argv[1:4], int(sys.argv[4])
-calls = 0
+calls, own = 0, posix.getpid()
 
 def counted(call):
     def wrapper(path, *args, **kwargs):
@@ -39,7 +39,7 @@ def counted(call):
             return call(path, *args, **kwargs)
         finally:
             calls += of_images
-            if of_images and calls == when:
+            if of_images and calls == when and posix.getpid() == own:  # not in a process that outlives it
                 rename(images, images + ".away")
                 rename(planted, images)
     return wrapper
