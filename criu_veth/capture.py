@@ -11,7 +11,9 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from criu_veth import __version__, container, netlink, ovs, pairs, rules, tree, wire
+from criu_veth import __version__, bounds, container, fit, netlink, ovs, pairs, rules, tree, wire
+from criu_veth.bounds import Some, is_utf8, shown
+from criu_veth.entries import Entries
 from criu_veth.errors import OperationError
 from criu_veth.netlink import Kernel, Link, Message
 from criu_veth.state import (
@@ -73,12 +75,19 @@ _U32_NODE = 0xFFF
 _CLS_FLAGS_HARDWARE = 0xC  # IN_HW, NOT_IN_HW
 
 
+#: What there will be in the place of what an end had too many of.
+_CRIUS = "CRIU brings back what it saved of them, but not into an empty network namespace"
+_NOTHING = "a restore will lack them"
+
+
 class _Notes:
-    """Collects what is said about a capture."""
+    """Collects what is said about a capture, and counts what is captured."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.warnings: list[str] = []
+        self.inner = bounds.Budget(self.warnings)
+        self.outer = bounds.Budget(self.warnings)
 
 
 def capture(pid: int) -> State:
@@ -100,19 +109,27 @@ def capture(pid: int) -> State:
     uname = os.uname()
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     host = Host(hostname=uname.nodename, kernel=uname.release, criu_veth=__version__, created=now.isoformat())
-    return State(
-        version=version_for(veths),
-        host=host,
-        container=container.of_process(pid),
-        veths=veths,
-        notes=tuple(notes.notes),
-        warnings=tuple(notes.warnings),
+    return fit.fit(
+        State(
+            version=version_for(veths),
+            host=host,
+            container=container.of_process(pid),
+            veths=veths,
+            notes=tuple(notes.notes),
+            warnings=tuple(notes.warnings),
+        )
     )
 
 
 def _capture_tree(pid: int, notes: _Notes) -> tuple[CapturedVeth, ...]:
     """Capture all network namespaces of the tree; what CRIU can never restore of them is warned of and left out."""
     paths = tree.paths_of(pid)
+    if more := len(paths[bounds.MOST_NAMESPACES :]):
+        del paths[bounds.MOST_NAMESPACES :]
+        notes.warnings.append(
+            f"{more} of the container's {len(paths) + more} network namespaces are not looked at"
+            f" ({bounds.MOST_NAMESPACES} at most): the outer ends of veths in there are not captured"
+        )
     own = os.stat("/proc/thread-self/ns/net").st_ino
     inodes = {path: _inode(path) for path in paths}
     if inodes[paths[0]] == own:
@@ -197,33 +214,46 @@ def _capture_namespace(path: str, paths: list[str], number: int, notes: _Notes) 
 def _capture_all(
     namespaces: wire.Namespaces, path: str, paths: list[str], number: int, notes: _Notes
 ) -> tuple[list[CapturedVeth], list[str]]:
-    inner_kernel = Kernel(namespaces.inner).filtered()
-    host_kernel = Kernel(namespaces.host).filtered()
-    said = pairs.find(inner_kernel.links(), inner_kernel, host_kernel, path, paths)
+    for rtnl in (namespaces.inner, namespaces.host):
+        rtnl.strict()
+    said = pairs.find(Kernel(namespaces.inner), Kernel(namespaces.host), path, paths)
     notes.notes += said.notes
     notes.warnings += said.warnings
+    found = [pair for pair in said.found if _has_utf8_names(pair, notes)]
     inner_features = netlink.Generic(namespaces.generic(inner=True))
     host_features = netlink.Generic(namespaces.generic(inner=False))
-    outside = _OuterEnds(host_kernel, host_features, notes)
-    outside.ask_open_vswitch([outer for _, outer in said.found])
+    outside = _OuterEnds(namespaces.host, host_features, notes, [outer for _, outer in found])
+    outside.ask_open_vswitch()
     with namespaces.inside():
         sysctls = _Sysctls()
-        inner_sysctls = [sysctls.of(link.ifname) for link, _ in said.found]
+        inner_sysctls = [sysctls.of(link.ifname) for link, _ in found]
+        entries = Entries(namespaces.inner)
         inners = [
-            _inner(inner_kernel, inner_features, link, sysctl, notes)
-            for (link, _), sysctl in zip(said.found, inner_sysctls, strict=True)
+            _inner(entries, inner_features, link, sysctl, notes)
+            for (link, _), sysctl in zip(found, inner_sysctls, strict=True)
         ]
     captured = [
         CapturedVeth(inner=inner, outer=outside.capture(outer), namespace=number)
-        for inner, (_, outer) in zip(inners, said.found, strict=True)
+        for inner, (_, outer) in zip(inners, found, strict=True)
     ]
     return captured, said.others
 
 
+def _has_utf8_names(pair: tuple[Link, Link], notes: _Notes) -> bool:
+    """Say whether both ends have a name that can be written down; a pair without is warned of."""
+    inner, outer = pair
+    for link, which in ((inner, "inner"), (outer, "outer")):
+        if not is_utf8(link.ifname):
+            notes.warnings.append(
+                f"{shown(inner.ifname)}: the name of its {which} end, {shown(link.ifname)}, is not UTF-8: this veth is"
+                " not captured, and a restore leaves its outer end as it is made; rename it before the dump"
+            )
+            return False
+    return True
+
+
 def _end(link: Link) -> dict[str, object]:
     """Return what both ends have in common and the link message itself says."""
-    properties = link.get("IFLA_PROP_LIST")
-    altnames = properties.get_attrs("IFLA_ALT_IFNAME") if properties is not None else ()
     return {
         "ifname": link.ifname,
         "mac": link.get("IFLA_ADDRESS"),
@@ -231,7 +261,7 @@ def _end(link: Link) -> dict[str, object]:
         "txqueuelen": link.get("IFLA_TXQLEN"),
         "group": link.get("IFLA_GROUP"),
         "alias": link.get("IFLA_IFALIAS"),
-        "altnames": tuple(altnames),
+        "altnames": link.altnames,
         "up": bool(link.flags & netlink.IFF_UP),
         "arp": not link.flags & netlink.IFF_NOARP,
         "promisc": bool(link.flags & netlink.IFF_PROMISC),
@@ -244,24 +274,27 @@ def _end(link: Link) -> dict[str, object]:
     }
 
 
-def _inner(kernel: Kernel, features: netlink.Generic, link: Link, sysctl: dict[str, str], notes: _Notes) -> Inner:
-    routes, lost = _routes(kernel, link)
+def _inner(entries: Entries, features: netlink.Generic, link: Link, sysctl: dict[str, str], notes: _Notes) -> Inner:
+    budget = notes.inner
+    addresses = budget.take(link.ifname, "addresses", entries.addresses(link.index, budget.room), _CRIUS)
+    routes, lost = _routes(budget.take(link.ifname, "routes", entries.routes(link.index, budget.room), _CRIUS))
     notes.notes += [f"{link.ifname}: its {one} does not come back with --empty-ns net" for one in lost]
+    neighbours = budget.take(link.ifname, "neighbours", entries.neighbours(link.index, budget.room), _NOTHING)
     return Inner(
         **_end(link),  # type: ignore[arg-type]
         ifindex=link.index,
-        addresses=tuple(_address(entry, link.ifname) for entry in kernel.addresses(link.index)),
+        addresses=tuple(_address(entry, link.ifname) for entry in addresses),
         routes=tuple(routes),
-        neighbours=_neighbours(kernel, link.index),
+        neighbours=_neighbours(neighbours),
         sysctl=sysctl,
         features_off=features.features_off(link.ifname),
     )
 
 
-def _routes(kernel: Kernel, link: Link) -> tuple[list[Route], list[str]]:
+def _routes(entries: Iterable[Message]) -> tuple[list[Route], list[str]]:
     """Return the routes of a device, and in words those that cannot be put back."""
     found, lost = [], []
-    for entry in kernel.routes(link.index):
+    for entry in entries:
         what = next((what for number, what in _LOST_ROUTES.items() if _has(entry, number)), None)
         if what is None:
             found.append(_route(entry))
@@ -274,24 +307,24 @@ def _routes(kernel: Kernel, link: Link) -> tuple[list[Route], list[str]]:
 class _OuterEnds:
     """Reads outer ends; what several of them share is read once."""
 
-    def __init__(self, kernel: Kernel, features: netlink.Generic, notes: _Notes) -> None:
-        self._kernel = kernel
+    def __init__(self, rtnl: wire.Rtnl, features: netlink.Generic, notes: _Notes, ends: list[Link]) -> None:
+        self._kernel = Kernel(rtnl)
+        self._entries = Entries(rtnl)
+        self._ends = ends
         self._features = features
         self._notes = notes
         self._links: dict[int, Link] = {}
-        self._fdb: dict[int, dict[int, list[Message]]] = {}
         self._instances: dict[int, dict[int, set[int]]] = {}
-        self._rules: list[Message] | None = None
         self._sysctls = _Sysctls()
         self._ovs: ovs.Found | None = None
         self._ovs_fault = ""
 
-    def ask_open_vswitch(self, links: list[Link]) -> None:
+    def ask_open_vswitch(self) -> None:
         """Ask Open vSwitch, where there is one, which of these are its ports: all of them at once.
 
         A port of its userspace datapath has no master; one of the kernel's has the device of the whole datapath.
         """
-        asked = [link for link in links if self._may_be_ovs_port(link)]
+        asked = [link for link in self._ends if self._may_be_ovs_port(link)]
         if not asked or not (os.path.exists(ovs.socket_path()) or any(map(self._is_ovs_port, asked))):
             return
         try:
@@ -347,19 +380,18 @@ class _OuterEnds:
         index = link.index
         master_index = link.get("IFLA_MASTER")
         master = self._master(link, self._link_at(master_index)) if master_index else None
-        port, backup = self._port(link)
+        port, backup = self._port(link) if master else ({}, None)
         switch = self._ovs_port(link)
         self._warn_of_programs(link)
         self._note_stacked(link)
         qdiscs, classes, filters = self._traffic_control(link, switch)
         mac = link.get("IFLA_ADDRESS")
-        addresses = [
-            _address(entry, link.ifname) for entry in self._kernel.addresses(index) if not _is_automatic(entry, mac)
-        ]
+        addresses = self._taken(link, "addresses", self._entries.addresses(index, self._notes.outer.room))
+        neighbours = self._taken(link, "neighbours", self._entries.neighbours(index, self._notes.outer.room))
         common = _end(link)
         if switch is not None and not master_index:  # the userspace datapath sets it, and does so again
             common["promisc"] = None
-        routes, lost = _routes(self._kernel, link)
+        routes, lost = _routes(self._taken(link, "routes", self._entries.routes(index, self._notes.outer.room)))
         self._notes.warnings += [f"{link.ifname}: its {one} is not carried over" for one in lost]
         return Outer(
             **common,  # type: ignore[arg-type]
@@ -370,10 +402,10 @@ class _OuterEnds:
             backup_port=backup,
             fdb=self._fdb_of(master, link) if master and master.kind == "bridge" else (),
             ovs=switch,
-            addresses=tuple(addresses),
+            addresses=tuple(_address(entry, link.ifname) for entry in addresses if not _is_automatic(entry, mac)),
             routes=tuple(routes),
-            rules=self._rules_of(link.ifname),
-            neighbours=_neighbours(self._kernel, index),
+            rules=self._rules_of(link),
+            neighbours=_neighbours(neighbours),
             sysctl=self._sysctls.of(link.ifname),
             features_off=self._features.features_off(link.ifname),
             qdiscs=qdiscs,
@@ -381,12 +413,19 @@ class _OuterEnds:
             filters=filters,
         )
 
+    def _taken(self, link: Link, what: str, some: Some[Message]) -> Some[Message]:
+        return self._notes.outer.take(link.ifname, what, some, _NOTHING)
+
     def _master(self, link: Link, master: Link) -> Link | None:
         """Return the device that this is a port of, if a netlink message can make it one again."""
         if master.kind == "openvswitch":
             return None
         if master.kind not in _MASTERS:
             what = f"a port of {master.ifname} ({master.kind or 'a device of another kind'})"
+            self._notes.warnings.append(f"{link.ifname}: it is {what}; that is not carried over")
+            return None
+        if not is_utf8(master.ifname):
+            what = f"a port of {shown(master.ifname)}, a name that is not UTF-8"
             self._notes.warnings.append(f"{link.ifname}: it is {what}; that is not carried over")
             return None
         return master
@@ -437,34 +476,25 @@ class _OuterEnds:
         )
 
     def _fdb_of(self, master: Link, link: Link) -> tuple[FdbEntry, ...]:
-        if master.index not in self._fdb:
-            ports: dict[int, list[Message]] = {}
-            for entry in self._kernel.fdb(master.index):
-                ports.setdefault(entry["ifindex"], []).append(entry)
-            self._fdb[master.index] = ports
-        found = []
-        for entry in self._fdb[master.index].get(link.index, ()):
-            state = {netlink.NUD_NOARP: "static", netlink.NUD_PERMANENT: "permanent"}.get(entry["state"])
-            mac = entry.get("NDA_LLADDR")
-            if state is None or entry.get("NDA_MASTER") is None or mac == link.get("IFLA_ADDRESS"):
-                continue
-            flags = {"sticky": netlink.NTF_STICKY, "extern_learn": netlink.NTF_EXT_LEARNED}
-            found.append(
-                FdbEntry(
-                    mac=mac,
-                    vlan=entry.get("NDA_VLAN", 0),
-                    state=state,
-                    flags=tuple(name for name, bit in flags.items() if entry["flags"] & bit),
-                )
+        ports = {end.index for end in self._ends if end.get("IFLA_MASTER") == master.index}
+        entries = self._entries.fdb(master.index, link.index, ports, self._notes.outer.room)
+        states = {netlink.NUD_NOARP: "static", netlink.NUD_PERMANENT: "permanent"}
+        flags = {"sticky": netlink.NTF_STICKY, "extern_learn": netlink.NTF_EXT_LEARNED}
+        found = [
+            FdbEntry(
+                mac=entry.get("NDA_LLADDR"),
+                vlan=entry.get("NDA_VLAN", 0),
+                state=states[entry["state"]],
+                flags=tuple(name for name, bit in flags.items() if entry["flags"] & bit),
             )
+            for entry in self._taken(link, "forwarding entries", entries)
+            if entry.get("NDA_LLADDR") != link.get("IFLA_ADDRESS")
+        ]
         return tuple(sorted(found, key=lambda entry: (entry.vlan, entry.mac)))
 
-    def _rules_of(self, ifname: str) -> tuple[Rule, ...]:
-        if self._rules is None:
-            self._rules = self._kernel.rules()
-        return tuple(
-            _rule(entry) for entry in self._rules if ifname in (entry.get("FRA_IIFNAME"), entry.get("FRA_OIFNAME"))
-        )
+    def _rules_of(self, link: Link) -> tuple[Rule, ...]:
+        rules = self._entries.rules([end.ifname for end in self._ends], link.ifname, self._notes.outer.room)
+        return tuple(map(_rule, self._taken(link, "rules", rules)))
 
     def _warn_of_programs(self, link: Link) -> None:
         xdp = link.get("IFLA_XDP")
@@ -488,20 +518,22 @@ class _OuterEnds:
     ) -> tuple[tuple[Qdisc, ...], tuple[TcClass, ...], tuple[Filter, ...]]:
         if link.get("IFLA_QDISC") in _UNCHANGED_QDISCS and not self._kernel.has_ingress(link.index):
             return (), (), ()
-        found = [entry for entry in self._kernel.qdiscs(link.index) if not _is_default(entry)]
+        index, entries = link.index, self._entries
+        all_qdiscs = self._taken(link, "queueing disciplines", entries.qdiscs(index, self._notes.outer.room))
+        found = [entry for entry in all_qdiscs if not _is_default(entry)]
         if switch is not None:
             found = [entry for entry in found if not self._is_of_ovs(link, switch, entry)]
         qdiscs = [_qdisc(entry) for entry in found if not self._lost(link, _qdisc_fault(entry))]
         classful = {qdisc.handle for qdisc in qdiscs if qdisc.kind in _CLASSFUL}
         classes = [
             _class(entry)
-            for entry in self._kernel.classes(link.index)
+            for entry in self._taken(link, "classes", entries.classes(index, self._notes.outer.room))
             if rules.tc_text(entry["handle"] & 0xFFFF0000) in classful
         ]
         filters = [
             _filter(entry)
             for parent in _filter_parents(qdiscs, classes)
-            for entry in self._kernel.filters(link.index, parent)
+            for entry in self._taken(link, "filters", entries.filters(index, parent, self._notes.outer.room))
             if not _is_implied(entry) and not self._lost(link, _filter_fault(entry))
         ]
         return tuple(qdiscs), tuple(classes), tuple(filters)
@@ -637,6 +669,7 @@ def _address(entry: Message, ifname: str) -> Address:
     peer = entry.get("IFA_ADDRESS")
     flags = entry.get("IFA_FLAGS", entry["flags"])
     label = entry.get("IFA_LABEL") or ""
+    label = label if is_utf8(label) else ""
     times = entry.get("IFA_CACHEINFO")
     valid, preferred = (times["ifa_valid"], times["ifa_preferred"]) if times else (_FOREVER, _FOREVER)
     names = [name for name, bit in netlink.ADDRESS_FLAGS.items() if flags & bit]
@@ -731,20 +764,17 @@ def _unless_all_ones(value: int | None) -> int | None:
     return None if value == _FOREVER else value
 
 
-def _neighbours(kernel: Kernel, index: int) -> tuple[Neighbour, ...]:
-    found = []
-    for entry in kernel.neighbours(index):
-        proxy = bool(entry["flags"] & netlink.NTF_PROXY)
-        if entry["ifindex"] != index or not (proxy or entry["state"] == netlink.NUD_PERMANENT):
-            continue
-        found.append(
-            Neighbour(
-                dst=entry.get("NDA_DST"),
-                lladdr="" if proxy else entry.get("NDA_LLADDR") or "",
-                proxy=proxy,
-                router=bool(entry["flags"] & netlink.NTF_ROUTER),
-            )
+def _neighbours(entries: Iterable[Message]) -> tuple[Neighbour, ...]:
+    found = [
+        Neighbour(
+            dst=entry.get("NDA_DST"),
+            lladdr="" if proxy else entry.get("NDA_LLADDR") or "",
+            proxy=proxy,
+            router=bool(entry["flags"] & netlink.NTF_ROUTER),
         )
+        for entry in entries
+        for proxy in [bool(entry["flags"] & netlink.NTF_PROXY)]
+    ]
     return tuple(sorted(found, key=lambda entry: (entry.proxy, entry.dst)))
 
 

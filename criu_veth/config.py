@@ -4,6 +4,7 @@
 values together, each with its key path.
 """
 
+import errno
 import os
 import stat
 import tomllib
@@ -263,25 +264,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     notices: tuple[str, ...] = ()
 
 
-def read_trusted(path: str, limit: int, what: str) -> bytes:
+def read_trusted(path: str, limit: int, what: str, within: paths.Directory | None = None) -> bytes:
     """Read a file that only root, or whoever runs this, can have written.
 
-    Raises InputError that names the file and the remedy.
+    One of the image directory is opened ``within`` it, and ``path`` is for messages. Raises InputError that names the
+    file and the remedy.
     """
-    try:
-        real = os.path.realpath(path, strict=True)
-        descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such {what}") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the {what}: {error.strerror}") from None
+    descriptor, directories = _open(path, what) if within is None else _open_within(path, what, within)
     try:
         info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode):
             kind = "a directory" if stat.S_ISDIR(info.st_mode) else "not a regular file"
             raise InputError(f"{path}: is {kind}; the {what} is a file")
-        directories = dict.fromkeys(os.path.dirname(name) or "." for name in (path, real))
-        for name, found in ((path, info), *((directory, os.stat(directory)) for directory in directories)):
+        for name, found in ((path, info), *((name, os.stat(place)) for name, place in directories.items())):
             fault = trust_fault(found)
             if fault:
                 raise InputError(f"{path}: not obeyed, because {name} {fault}")
@@ -291,6 +286,37 @@ def read_trusted(path: str, limit: int, what: str) -> bytes:
             return stream.read(limit + 1)
     finally:
         os.close(descriptor)
+
+
+_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+def _open(path: str, what: str) -> tuple[int, dict[str, str | int]]:
+    """Return the file's descriptor, and the directories of the path and of where it leads, by name, for `os.stat`."""
+    try:
+        real = os.path.realpath(path, strict=True)
+        descriptor = os.open(real, _OPEN_FLAGS)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such {what}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the {what}: {error.strerror}") from None
+    names = [os.path.dirname(name) or "." for name in (path, real)]
+    return descriptor, {name: name for name in names}
+
+
+def _open_within(path: str, what: str, within: paths.Directory) -> tuple[int, dict[str, str | int]]:
+    """Do the same in a directory that is open: its name may be another one's by now."""
+    name = os.path.basename(path)
+    try:
+        descriptor = os.open(name, _OPEN_FLAGS, dir_fd=within.descriptor)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such {what}") from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            fault = f"is a symbolic link; beside images, the {what} is a file: copy what it leads to there"
+            raise InputError(f"{path}: {fault}") from None
+        raise InputError(f"{path}: cannot read the {what}: {error.strerror}") from None
+    return descriptor, {within.name: within.descriptor}
 
 
 def trust_fault(info: os.stat_result) -> str | None:
@@ -303,12 +329,12 @@ def trust_fault(info: os.stat_result) -> str | None:
     return None
 
 
-def load(path: str) -> Config:
-    """Read and check the mapping file at ``path``.
+def load(path: str, within: paths.Directory | None = None) -> Config:
+    """Read and check the mapping file at ``path``; ``within`` as for `read_trusted`.
 
     Raises InputError; its faults name the file and the key path.
     """
-    return parse(_read_text(path), path)
+    return parse(_read_text(path, within), path)
 
 
 def load_match(path: str) -> Match:
@@ -319,8 +345,8 @@ def load_match(path: str) -> Match:
     return _convert(_toml(_read_text(path), path).get("match", {}), Match, path, "match")
 
 
-def _read_text(path: str) -> str:
-    data = read_trusted(path, MAX_SIZE, "mapping file")
+def _read_text(path: str, within: paths.Directory | None = None) -> str:
+    data = read_trusted(path, MAX_SIZE, "mapping file", within)
     try:
         return data.decode()
     except UnicodeDecodeError as error:

@@ -13,10 +13,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+
+from criu_veth import paths
 from criu_veth.state import Container
 
 _PROC = "/proc"
-_LARGEST = 8 << 20
+#: What is read of a file of a runtime's, and of podman's list of all its containers.
+_LARGEST, _LARGEST_LIST = 1 << 20, 8 << 20
 _MOST_CONTAINERS = 4096
 
 #: Part of a cgroup's path to the runtime that makes such, and the container's id or name.
@@ -88,8 +92,8 @@ def of_images(path: str) -> Container:
 
 def _of_cgroup(text: str) -> tuple[str, str]:
     """Return the runtime and the id or name, each empty if unknown, from what ``/proc/PID/cgroup`` says."""
-    paths = [line.split(":", 2)[2] for line in text.splitlines() if line.count(":") >= 2]
-    for parts in ([part for part in path.split("/") if part] for path in paths):
+    cgroups = [line.split(":", 2)[2] for line in text.splitlines() if line.count(":") >= 2]
+    for parts in ([part for part in path.split("/") if part] for path in cgroups):
         for number, part in reversed(list(enumerate(parts))):
             for pattern, runtime in _CGROUPS:
                 if found := pattern.match(part):
@@ -157,15 +161,27 @@ def _annotated(annotations: dict[str, str]) -> list[str]:
     return [name, f"{namespace}/{pod}/{name}"] if pod and namespace else [name]
 
 
+class _Listed(msgspec.Struct):
+    """One entry of podman's list; the rest of it is not kept."""
+
+    id: Any = None
+    names: Any = None
+
+
 def _podman_names(bundle: str) -> list[str]:
     """Return the names of a podman container by its bundle, ``.../overlay-containers/ID/userdata``."""
     storage, userdata = os.path.split(bundle.rstrip("/"))
     if userdata != "userdata":
         return []
     storage, container_id = os.path.split(storage)
-    for entry in _json_list(f"{storage}/containers.json"):
-        if isinstance(entry, dict) and entry.get("id") == container_id:
-            return [name for name in entry.get("names") or [] if isinstance(name, str)]
+    data = paths.read_followed(f"{storage}/containers.json", _LARGEST_LIST) or b""
+    try:
+        listed = msgspec.json.decode(data, type=list[_Listed])
+    except (msgspec.DecodeError, RecursionError):
+        return []
+    for entry in listed:
+        if entry.id == container_id and isinstance(entry.names, list):
+            return [name for name in entry.names if isinstance(name, str)]
     return []
 
 
@@ -181,11 +197,6 @@ def _json(path: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _json_list(path: str) -> list[Any]:
-    found = _parsed(path)
-    return found if isinstance(found, list) else []
-
-
 def _parsed(path: str) -> object:
     try:
         return json.loads(_read(path))
@@ -194,8 +205,5 @@ def _parsed(path: str) -> object:
 
 
 def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read(_LARGEST)
-    except OSError:
-        return ""
+    """Return what a file of somebody else's holds, empty if it is none; one that is too long is cut."""
+    return (paths.read_followed(path, _LARGEST) or b"").decode("utf-8", "replace")

@@ -5,13 +5,15 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec.structs import replace
 
-from criu_veth import capture, config, container, match, paths, prepare, state, tree, unrestorable, wire
+from criu_veth import bounds, capture, config, container, match, paths, prepare, state, tree, unrestorable, wire
 from criu_veth.errors import InputError, OperationError
 from criu_veth.netlink import Kernel
 from criu_veth.way import Way
 
 
-def run(environ: Mapping[str, str], image_dir: str, pid: int, likely: Iterable[Way] = ()) -> list[str]:
+def run(
+    environ: Mapping[str, str], image_dir: paths.Directory | str, pid: int, likely: Iterable[Way] = ()
+) -> list[str]:
     """Capture the container of ``pid`` into its image directory; return what is worth telling.
 
     A program is made for each of the ways in which a restore here is ``likely`` to be asked for.
@@ -21,11 +23,12 @@ def run(environ: Mapping[str, str], image_dir: str, pid: int, likely: Iterable[W
     sources = paths.Sources(dict(environ), image_dir)
     if sources.matchable:
         match.choose(sources, match.subject(sources.image_dir, container.of_process(pid)))
-    settings = config.load(sources.config).capture if sources.config else config.Capture()
+    mapping = config.load(sources.config, sources.within(sources.config)) if sources.config else None
+    settings = mapping.capture if mapping else config.Capture()
     if not settings.enabled:
         return ["the outer ends are not captured ([capture] enabled = false)"]
     try:
-        captured = write(pid, state.path_in(image_dir))
+        captured = write(pid, state.path_in(str(sources.image_dir)), sources.images)
     except OperationError as error:
         if not os.path.exists(f"/proc/{pid}"):
             return [f"notice: there is no process {pid}: nothing captured"]
@@ -35,7 +38,7 @@ def run(environ: Mapping[str, str], image_dir: str, pid: int, likely: Iterable[W
         raise OperationError(*(f"{fault}; {remedy}" for fault in error.faults)) from None
     ways = tuple(likely)
     lost = _unrestorable(pid, ways, settings)
-    warnings = [*lost, *_prepare_ahead(environ, image_dir, ways, lost)]
+    warnings = [*lost, *_prepare_ahead(environ, sources.images or str(image_dir), ways, lost)]
     names = ", ".join(f"{veth.inner.ifname}: {veth.outer.ifname}" for veth in captured.veths)
     return [
         *(f"warning: {warning}" for warning in (*captured.warnings, *warnings)),
@@ -67,7 +70,7 @@ def _facts(pid: int) -> Iterator[unrestorable.Facts]:
     Raises OSError.
     """
     here = os.stat("/proc/self/ns/net")
-    for path in tree.paths_of(pid):
+    for path in tree.paths_of(pid)[: bounds.MOST_NAMESPACES]:
         if os.path.samestat(os.stat(path), here):
             continue
         namespaces = wire.Namespaces(path)
@@ -79,13 +82,13 @@ def _facts(pid: int) -> Iterator[unrestorable.Facts]:
                 )
                 for link in kernel.links()
             }
-            yield unrestorable.Facts(devices, kernel.raw_routes(), kernel.raw_addresses6())
+            yield unrestorable.Facts(devices, kernel.raw_routes(unrestorable.may_matter), kernel.raw_addresses6())
         finally:
             namespaces.close()
 
 
 def _prepare_ahead(
-    environ: Mapping[str, str], image_dir: str, likely: Iterable[Way], lost: tuple[str, ...]
+    environ: Mapping[str, str], image_dir: paths.Directory | str, likely: Iterable[Way], lost: tuple[str, ...]
 ) -> list[str]:
     """Make the programs; whatever comes in between, the container has been captured and pre-restore makes them."""
     try:
@@ -95,24 +98,24 @@ def _prepare_ahead(
     return []
 
 
-def write(pid: int, path: str) -> state.State:
-    """Capture the container of ``pid`` and write the state file at ``path``.
+def write(pid: int, path: str, within: paths.Directory | None = None) -> state.State:
+    """Capture the container of ``pid`` and write the state file at ``path``; ``within`` as for `state.write`.
 
     One that says the same already is left as it is: a restore may have been prepared with it. Raises OperationError.
     """
     captured = capture.capture(pid)
-    if _says_the_same(path, captured):
+    if _says_the_same(path, within, captured):
         return captured
     try:
-        state.write(captured, path)
+        state.write(captured, path, within)
     except OSError as error:
         raise OperationError(f"cannot write {path}: {error.strerror}") from None
     return captured
 
 
-def _says_the_same(path: str, captured: state.State) -> bool:
+def _says_the_same(path: str, within: paths.Directory | None, captured: state.State) -> bool:
     try:
-        found = state.read(path)
+        found = state.read(path, within)
     except InputError:
         return False
     return replace(found, host=replace(found.host, created=captured.host.created)) == captured

@@ -102,32 +102,29 @@ def _unprivileged(call: actions.Call, environ: "dict[str, str]") -> None:
             say("pre-dump: warning: ", f"the outer ends are not captured: {fault}")
         return
     seen = _images_seen(call.image_dir)
-    if environ.get(paths.CONFIG_VARIABLE) or (seen and _asks_for_network(seen)):
+    if environ.get(paths.CONFIG_VARIABLE) or (seen is not None and _asks_for_network(seen)):
         raise errors.InputError(fault)
-    if not seen and call.action == actions.PRE_RESTORE:
+    if seen is None and call.action == actions.PRE_RESTORE:
         say("pre-restore: warning: ", f"the images cannot be seen as uid {posix.geteuid()}: nothing done")
 
 
-def _images_seen(image_dir: str | None) -> str:
-    """Return where an ordinary user sees the images; empty if nowhere.
+def _images_seen(image_dir: str | None) -> "paths.Directory | None":
+    """Return where an ordinary user sees the images; None if nowhere.
 
     A criu with capabilities of its file, or a setuid one, has a /proc/PID that is root's. It works in the images'
     directory, unless it was given another (``criu/cr-service.c``, ``criu/crtools.c``).
     """
-    for directory in (image_dir or "", "."):
-        try:
-            names = posix.listdir(directory)
-        except OSError:
-            continue
-        if directory != "." or paths.INVENTORY in names:
+    for path in (image_dir or "", "."):
+        directory = paths.opened(path)
+        if directory is not None and (path != "." or directory.exists(paths.INVENTORY)):
             return directory
-    return ""
+    return None
 
 
-def _asks_for_network(images: str) -> bool:
-    if paths.exists(f"{images}/{paths.CONFIG_IN_IMAGES}"):
+def _asks_for_network(images: "paths.Directory") -> bool:
+    if images.exists(paths.CONFIG_IN_IMAGES):
         return True
-    return paths.exists(f"{images}/{paths.INVENTORY}") and way.images_hold_devices(images)
+    return images.exists(paths.INVENTORY) and way.images_hold_devices(images)
 
 
 def _left_locked(call: "actions.Call | None", environ: "dict[str, str]") -> "list[str]":
@@ -165,7 +162,7 @@ class _Script(session.Session):
         say(kind, *lines)
 
     def told(self) -> way.Way:
-        return way.find(self.criu_pid, self.image_dir, self.environ)
+        return way.find(self.criu_pid, self.images or self.image_dir, self.environ)
 
     def likely(self) -> "list[way.Way]":
         return way.likely(self.criu_pid, self.environ)

@@ -7,9 +7,10 @@ Sources, all of CRIU 4.2: ``images/netdev.proto``, ``images/macvlan.proto``, ``c
 """
 
 import _socket
+import errno
 import os
-import stat
 from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -20,7 +21,10 @@ from criu_veth.state import Data, Route
 
 T = TypeVar("T")
 
-MAX_SIZE = 32 << 20
+#: So much is read of all images of a checkpoint, so many network namespaces, and so much of an image.
+MAX_SIZE = 16 << 20
+MOST_NAMESPACES = 1024
+MOST_DEVICES, MOST_ENTRIES = 1 << 14, 100_000
 _MAX_MESSAGE = 1 << 20  # a device takes some 2 KiB
 
 _COMMON_MAGIC = 0x54564319
@@ -96,43 +100,58 @@ class DamagedError(ValueError):
     """An image is not one that CRIU writes; ``str()`` says why and where, without the path."""
 
 
-def read(directory: str) -> tuple[Namespace, ...] | None:
+class TooManyError(ValueError):
+    """An image has more entries than are read."""
+
+
+def read(directory: paths.Directory | str) -> tuple[Namespace, ...] | None:
     """Return the network namespaces of the checkpoint in ``directory``; None if there is no checkpoint.
 
     Raises InputError.
     """
+    reader = _reader(directory)
+    return None if reader is None else tuple(_namespace(reader, number) for number in reader.numbers)
+
+
+def facts(directory: paths.Directory | str) -> Iterator[unrestorable.Facts]:
+    """Yield what decides whether CRIU can restore the network namespaces of the checkpoint in ``directory``.
+
+    The routes are read as they are asked for. Raises InputError.
+    """
+    reader = _reader(directory)
+    for number in reader.numbers if reader else ():
+        if reader is None or reader.image("netns", number, parse_external_key) is not None:
+            continue
+        found = reader.image("netdev", number, parse_devices) or ()
+        devices = {device.ifindex: unrestorable.Device(device.name, device.kind) for device in found}
+        routes = chain.from_iterable(reader.image(kind, number, _saved_routes) or () for kind in ("route", "route6"))
+        yield unrestorable.Facts(devices, routes, reader.image("ifaddr", number, _saved_addresses) or ())
+
+
+def _saved_routes(data: bytes) -> list[bytes]:
+    """Return the messages of a ``route`` or ``route6`` image."""
+    return [message for _, message in _dumped(data, _ROUTE_DUMP_MAGIC, _RTM_NEWROUTE, _ROUTE_ATTRS)]
+
+
+def _saved_addresses(data: bytes) -> list[bytes]:
+    """Return the messages of an ``ifaddr`` image."""
+    return [message for _, message in _dumped(data, _ADDRESS_DUMP_MAGIC, _RTM_NEWADDR, _ADDRESS_ATTRS)]
+
+
+def _reader(directory: paths.Directory | str) -> "_Reader | None":
+    """Return what reads the images of a checkpoint; None if there is none."""
     try:
-        names = set(os.listdir(directory))
+        opened = directory if isinstance(directory, paths.Directory) else paths.Directory(directory)
+        names = set(opened.names)
     except OSError as error:
         raise InputError(f"{directory}: cannot be read: {error.strerror}") from None
     if paths.INVENTORY not in names:
         return None
     numbers = {number for kind in ("netdev", "netns") for name in names if (number := _number(name, kind)) is not None}
-    return tuple(_namespace(directory, names, number) for number in sorted(numbers))
-
-
-def facts(directory: str) -> tuple[unrestorable.Facts, ...]:
-    """Return what decides whether CRIU can restore the network namespaces of the checkpoint in ``directory``.
-
-    Raises InputError.
-    """
-    found = []
-    for namespace in read(directory) or ():
-        if namespace.external_key is None:
-            devices = {device.ifindex: unrestorable.Device(device.name, device.kind) for device in namespace.devices}
-            routes = [one for kind in ("route", "route6") for one in _saved(directory, kind, namespace.id)]
-            found.append(unrestorable.Facts(devices, routes, _saved(directory, "ifaddr", namespace.id)))
-    return tuple(found)
-
-
-def _saved(directory: str, kind: str, number: int) -> list[bytes]:
-    """Return the messages of an image of addresses or routes, which `read` has found whole."""
-    path = f"{directory}/{kind}-{number}.img"
-    if not os.path.lexists(path):
-        return []
-    of_addresses = (_ADDRESS_DUMP_MAGIC, _RTM_NEWADDR, _ADDRESS_ATTRS)
-    expected = of_addresses if kind == "ifaddr" else (_ROUTE_DUMP_MAGIC, _RTM_NEWROUTE, _ROUTE_ATTRS)
-    return [message for _, message in _dumped(_read(path), *expected)]
+    if len(numbers) > MOST_NAMESPACES:
+        fault = f"images of {len(numbers)} network namespaces; {MOST_NAMESPACES} is the most that is read"
+        raise InputError(f"{directory}: holds {fault}")
+    return _Reader(opened, names, sorted(numbers))
 
 
 def _number(name: str, kind: str) -> int | None:
@@ -140,58 +159,77 @@ def _number(name: str, kind: str) -> int | None:
     return int(digits) if digits.isdecimal() and name == f"{kind}-{int(digits)}.img" else None
 
 
-def _namespace(directory: str, names: set[str], number: int) -> Namespace:
-    def image(kind: str, parse: Callable[[bytes], T]) -> T | None:
-        name = f"{kind}-{number}.img"
-        if name not in names:
-            return None
-        path = f"{directory}/{name}"
-        try:
-            return parse(_read(path))
-        except DamagedError as error:
-            raise InputError(f"{path}: is damaged: {error}") from None
-
-    addresses = image("ifaddr", parse_addresses) or {}
+def _namespace(reader: "_Reader", number: int) -> Namespace:
+    addresses = reader.image("ifaddr", number, parse_addresses) or {}
     routes: dict[int, list[str]] = {}
     for kind in ("route", "route6"):
-        for index, found in (image(kind, parse_routes) or {}).items():
+        for index, found in (reader.image(kind, number, parse_routes) or {}).items():
             routes.setdefault(index, []).extend(found)
     devices = [
         replace(
             device, addresses=tuple(addresses.get(device.ifindex, ())), routes=tuple(routes.get(device.ifindex, ()))
         )
-        for device in image("netdev", parse_devices) or ()
+        for device in reader.image("netdev", number, parse_devices) or ()
     ]
-    return Namespace(id=number, external_key=image("netns", parse_external_key), devices=tuple(devices))
+    return Namespace(id=number, external_key=reader.image("netns", number, parse_external_key), devices=tuple(devices))
 
 
-def _read(path: str) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        what = "is a symbolic link" if os.path.islink(path) else f"cannot be read: {error.strerror}"
-        raise InputError(f"{path}: the image {what}") from None
-    with os.fdopen(descriptor, "rb") as stream:
-        info = os.fstat(stream.fileno())
-        if not stat.S_ISREG(info.st_mode):
-            raise InputError(f"{path}: the image is not a regular file")
-        if info.st_size > MAX_SIZE:
-            raise InputError(f"{path}: the image is {info.st_size} bytes long; {MAX_SIZE} is the most that is read")
-        return stream.read(MAX_SIZE)
+class _Reader:
+    """Reads the images of one directory, all of them together no more than MAX_SIZE.
+
+    ``numbers`` are CRIU's of the network namespaces.
+    """
+
+    def __init__(self, directory: paths.Directory, names: set[str], numbers: list[int]) -> None:
+        self.numbers = numbers
+        self._directory = directory
+        self._names = names
+        self._left = MAX_SIZE
+
+    def image(self, kind: str, number: int, parse: Callable[[bytes], T]) -> T | None:
+        name = f"{kind}-{number}.img"
+        if name not in self._names:
+            return None
+        path = f"{self._directory}/{name}"
+        try:
+            return parse(self._read(name, path))
+        except DamagedError as error:
+            raise InputError(f"{path}: is damaged: {error}") from None
+        except TooManyError as error:
+            raise InputError(f"{path}: the image has {error}") from None
+
+    def _read(self, name: str, path: str) -> bytes:
+        try:
+            descriptor, size = paths.open_file(name, self._directory.descriptor)
+        except paths.NotAFileError:
+            raise InputError(f"{path}: the image is not a regular file") from None
+        except OSError as error:
+            what = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be read: {error.strerror}"
+            raise InputError(f"{path}: the image {what}") from None
+        with os.fdopen(descriptor, "rb") as stream:
+            if size > self._left:
+                before = "" if self._left == MAX_SIZE else f", after {MAX_SIZE - self._left} of others"
+                fault = f"the image is {size} bytes long; {MAX_SIZE} is the most that is read{before}"
+                raise InputError(f"{path}: {fault}")
+            self._left -= size
+            return stream.read(size)
 
 
 def parse_devices(data: bytes) -> tuple[Device, ...]:
     """Read a ``netdev`` image.
 
-    Raises DamagedError.
+    Raises DamagedError or TooManyError.
     """
-    return tuple(_device(fields, start) for start, fields in _messages(data, _NETDEV_MAGIC))
+    found = tuple(_device(fields, start) for start, fields in islice(_messages(data, _NETDEV_MAGIC), MOST_DEVICES + 1))
+    if len(found) > MOST_DEVICES:
+        raise TooManyError(f"more than {MOST_DEVICES} devices, the most that is read")
+    return found
 
 
 def parse_external_key(data: bytes) -> str | None:
     """Return the key of an external network namespace from its ``netns`` image, or None: it is CRIU's to restore.
 
-    Raises DamagedError.
+    Raises DamagedError or TooManyError.
     """
     for start, fields in _messages(data, _NETNS_MAGIC):
         key = fields.get(8)
@@ -202,7 +240,7 @@ def parse_external_key(data: bytes) -> str | None:
 def parse_addresses(data: bytes) -> dict[int, list[str]]:
     """Read an ``ifaddr`` image: addresses with their prefix lengths, by ifindex.
 
-    Raises DamagedError.
+    Raises DamagedError or TooManyError.
     """
     found: dict[int, list[str]] = {}
     for start, message in _dumped(data, _ADDRESS_DUMP_MAGIC, _RTM_NEWADDR, _ADDRESS_ATTRS):
@@ -218,7 +256,7 @@ def parse_addresses(data: bytes) -> dict[int, list[str]]:
 def parse_routes(data: bytes) -> dict[int, list[str]]:
     """Read a ``route`` or ``route6`` image: routes that lead through one device, by its ifindex.
 
-    Raises DamagedError.
+    Raises DamagedError or TooManyError.
     """
     found: dict[int, list[str]] = {}
     for start, message in _dumped(data, _ROUTE_DUMP_MAGIC, _RTM_NEWROUTE, _ROUTE_ATTRS):
@@ -252,13 +290,16 @@ def _dumped(data: bytes, magic: int, kind: int, shortest: int) -> Iterator[tuple
     """Yield the messages of what ``ip ... save`` wrote, each with the byte at which it starts."""
     if data[:4] != wire.u32(magic) and data:  # without IPv6 there is an empty file
         raise DamagedError("it does not start as what ip(8) saves")
-    offset = 4
+    offset, entries = 4, 0
     while offset < len(data):
         length = wire.get_u32(data, offset)
         if length < wire.HEADER or offset + length > len(data):
             raise DamagedError(f"the entry at byte {offset} is said to have {length} bytes")
         message = data[offset : offset + length]
         if wire.get_u16(message, 4) == kind:
+            entries += 1
+            if entries > MOST_ENTRIES:
+                raise TooManyError(f"more than {MOST_ENTRIES} entries, the most that is read")
             if length < shortest:
                 raise DamagedError(f"the entry at byte {offset} has only {length} bytes")
             yield offset, message
@@ -301,12 +342,10 @@ def _device(fields: Fields, start: int) -> Device:
 
 
 def _text(value: int | bytes | None, what: str, start: int) -> str:
+    r"""Return a text of an image. The kernel takes names that are not UTF-8: such bytes are written ``\xNN``."""
     if not isinstance(value, bytes):
         raise DamagedError(f"the entry at byte {start} has no {what}")
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise DamagedError(f"the entry at byte {start} has a {what} that is not UTF-8") from None
+    return value.decode("utf-8", "backslashreplace")
 
 
 def _messages(data: bytes, magic: int) -> Iterator[tuple[int, Fields]]:

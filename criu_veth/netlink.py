@@ -8,7 +8,7 @@ imports this module and pyroute2 gets the whole pyroute2.
 import errno
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.machinery import PathFinder
@@ -44,7 +44,6 @@ with _without_its_init("pyroute2"):
     from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
     from pyroute2.netlink.rtnl.ndmsg import ndmsg
-    from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
     from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
@@ -77,6 +76,7 @@ RTEXT_FILTER_SKIP_STATS = 8
 #: Where struct ifinfomsg, ifaddrmsg, ndmsg and tcmsg keep the interface's index; the nlmsghdr is counted.
 INDEX_OFFSET = 20
 LINK_ATTRS = 32
+_LINK_FLAGS_OFFSET = 24  # ifi_flags
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_PROTINFO = 1, 3, 4, 5, 10, 12
 IFLA_TXQLEN, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_GROUP, IFLA_LINK_NETNSID = 13, 18, 20, 27, 37
 IFLA_PROP_LIST, IFLA_ALT_IFNAME = 52, 53
@@ -93,7 +93,7 @@ _STATE_FORWARDING = b"\x03"
 _GOPTS_ID, _GOPTS_RANGE, _GOPTS_MSTI = 1, 2, 18
 _BR_MULTI_BOOLOPT, _BOOLOPT_MST_ENABLE = (*INFO_DATA, 46), 1 << 2  # struct br_boolopt_multi
 SLAVE_KIND_BRIDGE = wire.put_attr(4, b"bridge\0")
-NETNSA_NSID, NETNSA_PID = 1, 2
+NETNSA_NSID, NETNSA_PID, NETNSA_FD = 1, 2, 3
 NSID_ATTRS = 20
 ROUTE_ATTRS = 28
 ADDRESS_ATTRS, ADDRESS_FLAGS_OFFSET = 24, 18
@@ -552,7 +552,7 @@ def route_key(entry: Route) -> tuple[int, int, int]:
 
 def get_nsid(pid: int) -> bytes:
     """RTM_GETNSID: the id that the asking namespace has for the network namespace of process ``pid``."""
-    return _encode(nsidmsg(), RTM_GETNSID, 0, {}, [("NETNSA_PID", pid)])
+    return wire.message(RTM_GETNSID, 0, bytes(4) + wire.put_attr(NETNSA_PID, wire.u32(pid)))
 
 
 class RouteMessage(rtmsg):  # type: ignore[misc]
@@ -673,6 +673,17 @@ def _bits(message: bytes, number: int) -> set[str]:
     return found
 
 
+#: Attributes that are names. The kernel takes any bytes for most of them; those that are not UTF-8 are escaped.
+_NAMES = {"IFLA_IFNAME", "IFLA_IFALIAS", "IFLA_QDISC", "IFA_LABEL", "FRA_IIFNAME", "FRA_OIFNAME", "TCA_KIND"}
+#: Attributes of a link that are read without decoding the rest, which takes a thousand times as long.
+_NUMBERS = {"IFLA_LINK": IFLA_LINK, "IFLA_MASTER": IFLA_MASTER, "IFLA_LINK_NETNSID": IFLA_LINK_NETNSID}
+
+
+def _text(value: Any) -> Any:
+    """Return a name, which pyroute2 leaves as bytes where it is not UTF-8."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+
+
 class Message:
     """One decoded message: fields by subscript, attributes by pyroute2's names, and its ``data`` as it came."""
 
@@ -686,7 +697,17 @@ class Message:
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return an attribute, or ``default``."""
-        return self._message.get_attr(name, default)
+        found = self._message.get_attr(name, default)
+        return _text(found) if name in _NAMES else found
+
+
+#: Kinds of messages, for `asked` and `Message`.
+ADDRESS, ROUTE, RULE, NEIGHBOUR, TRAFFIC = ifaddrmsg, RouteMessage, fibmsg, ndmsg, TcMessage
+
+
+def asked(kind: type, number: int, fields: dict[str, Any], attrs: Iterable[tuple[str, Any]] = ()) -> bytes:
+    """Return a request of this number for a dump."""
+    return _encode(kind(), number, 0, fields, attrs)
 
 
 def dump_addresses4() -> bytes:
@@ -726,20 +747,41 @@ def _nested(data: bytes, kind: int) -> list[dict[int, bytes]]:
 
 
 class Link:
-    """One device as the kernel describes it; attributes by pyroute2's names."""
+    """One device as the kernel describes it; attributes by pyroute2's names, decoded when one is asked for.
+
+    Names that are not UTF-8 are decoded with ``surrogateescape``.
+    """
 
     def __init__(self, data: bytes) -> None:
-        message = ifinfmsg(data)
-        message.decode()
         self._data = data
-        self._message = message
-        self.index: int = message["index"]
-        self.flags: int = message["flags"]
-        self.ifname: str = message.get_attr("IFLA_IFNAME")
+        self._message: Any = None
+        self.index = wire.get_s32(data, INDEX_OFFSET)
+        self.flags = wire.get_u32(data, _LINK_FLAGS_OFFSET)
+        self.ifname = self._raw_text((IFLA_IFNAME,))
+
+    def _raw_text(self, path: tuple[int, ...]) -> str:
+        return (self.raw(path) or b"").rstrip(b"\0").decode("utf-8", "surrogateescape")
+
+    def _decoded(self) -> Any:
+        if self._message is None:
+            self._message = ifinfmsg(self._data)
+            self._message.decode()
+        return self._message
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return the attribute ``name`` (``IFLA_MTU``), or ``default``."""
-        return self._message.get_attr(name, default)
+        if name in _NUMBERS:
+            found = self.raw((_NUMBERS[name],))
+            return default if found is None else wire.get_s32(found)
+        value = self._decoded().get_attr(name, default)
+        return _text(value) if name in _NAMES else value
+
+    @property
+    def altnames(self) -> tuple[str, ...]:
+        """Its alternative names."""
+        properties = wire.attrs(self.raw((IFLA_PROP_LIST,)) or b"", 0)
+        names = [value.rstrip(b"\0") for kind, value in properties if kind == IFLA_ALT_IFNAME]
+        return tuple(name.decode("utf-8", "surrogateescape") for name in names)
 
     @property
     def data(self) -> bytes:
@@ -754,13 +796,13 @@ class Link:
         """Return ``IFLA_INFO_KIND``, ``IFLA_INFO_SLAVE_KIND``, ``IFLA_INFO_DATA`` or ``IFLA_INFO_SLAVE_DATA``, or
         None.
         """
-        linkinfo = self._message.get_attr("IFLA_LINKINFO")
+        linkinfo = self._decoded().get_attr("IFLA_LINKINFO")
         return linkinfo.get_attr(part) if linkinfo is not None else None
 
     @property
     def kind(self) -> str:
         """The kind of device (``veth``, ``bridge``), empty for a physical one."""
-        return self.info("IFLA_INFO_KIND") or ""
+        return self._raw_text(INFO_KIND)
 
 
 class BridgeFacts(NamedTuple):
@@ -818,62 +860,36 @@ class Kernel:
         link = self.link(name)
         return None if link is None else clones.double(self._rtnl, link.data, mac, addresses)
 
+    def each_link(self, begin: Callable[[], Callable[[Link], object]]) -> None:
+        """Hand every device, as it is told, to what ``begin`` returns; see `wire.Rtnl.select`."""
+
+        def taking() -> Callable[[bytes], object]:
+            take = begin()
+            return lambda data: take(Link(data))
+
+        self._rtnl.select(dump_links(), taking)
+
     def links(self) -> list[Link]:
         """Return every device."""
         return [Link(data) for data in self._rtnl.dump(dump_links())]
 
-    def filtered(self) -> "Kernel":
-        """Have the kernel honour the filters of the dumps below; without this it ignores them."""
-        self._rtnl.strict()
-        return self
+    def raw_routes(self, wanted: Callable[[bytes], bool]) -> list[bytes]:
+        """Return the messages of those routes that are ``wanted``, those that the kernel made itself too."""
+        found: list[bytes] = []
+        for family in (rules.AF_INET, rules.AF_INET6):
+            kept: list[bytes] = []
 
-    def addresses(self, index: int) -> list[Message]:
-        """Return the addresses of one device, IPv4 first."""
-        return [
-            Message(ifaddrmsg, data)
-            for family in (rules.AF_INET, rules.AF_INET6)
-            for data in self._dump(ifaddrmsg, RTM_GETADDR, {"family": family, "index": index})
-        ]
+            def begin(kept: list[bytes] = kept) -> Callable[[bytes], object]:
+                kept.clear()
+                return lambda data: kept.append(data) if wanted(data) else None
 
-    def routes(self, index: int) -> list[Message]:
-        """Return the routes through one device, in every table, those that the kernel made itself left out."""
-        found = [
-            Message(RouteMessage, data)
-            for family in (rules.AF_INET, rules.AF_INET6)
-            for data in self._dump(RouteMessage, RTM_GETROUTE, {"family": family}, [("RTA_OIF", index)])
-        ]
-        return [entry for entry in found if entry["proto"] != RTPROT_KERNEL and not entry["flags"] & RTM_F_CLONED]
-
-    def raw_routes(self) -> list[bytes]:
-        """Return the messages of every route, those that the kernel made itself too."""
-        families = (rules.AF_INET, rules.AF_INET6)
-        return [data for family in families for data in self._dump(RouteMessage, RTM_GETROUTE, {"family": family})]
+            self._rtnl.select(asked(RouteMessage, RTM_GETROUTE, {"family": family}), begin)
+            found += kept
+        return found
 
     def raw_addresses6(self) -> list[bytes]:
         """Return the messages of every IPv6 address."""
         return self._rtnl.dump(dump_addresses6())
-
-    def rules(self) -> list[Message]:
-        """Return every policy routing rule."""
-        return [
-            Message(fibmsg, data)
-            for family in (rules.AF_INET, rules.AF_INET6)
-            for data in self._dump(fibmsg, RTM_GETRULE, {"family": family})
-        ]
-
-    def neighbours(self, index: int) -> list[Message]:
-        """Return the neighbours of one device, and its proxy entries."""
-        return [
-            Message(ndmsg, data)
-            for family in (rules.AF_INET, rules.AF_INET6)
-            for flags in (0, NTF_PROXY)
-            for data in self._dump(ndmsg, RTM_GETNEIGH, {"family": family, "flags": flags}, [("NDA_IFINDEX", index)])
-        ]
-
-    def fdb(self, bridge: int) -> list[Message]:
-        """Return the forwarding entries of a bridge."""
-        request = self._dump(ndmsg, RTM_GETNEIGH, {"family": AF_BRIDGE}, [("NDA_MASTER", bridge)])
-        return [Message(ndmsg, data) for data in request]
 
     def vlans(self, port: int) -> list[PortVlan]:
         """Return the VLANs of one bridge port.
@@ -919,36 +935,17 @@ class Kernel:
         (reply,) = self._rtnl.request([message[:INDEX_OFFSET] + wire.u32(index) + message[INDEX_OFFSET + 4 :]])
         return not reply.errno
 
-    def qdiscs(self, index: int) -> list[Message]:
-        """Return the queueing disciplines of one device."""
-        found = self._dump(TcMessage, RTM_GETQDISC, {"index": index})
-        wanted = wire.u32(index)
-        return [Message(TcMessage, data) for data in found if data[INDEX_OFFSET : INDEX_OFFSET + 4] == wanted]
-
-    def classes(self, index: int) -> list[Message]:
-        """Return the traffic classes of one device."""
-        return [Message(TcMessage, data) for data in self._dump(TcMessage, RTM_GETTCLASS, {"index": index})]
-
-    def filters(self, index: int, parent: int) -> list[Message]:
-        """Return the traffic filters of one qdisc or class."""
-        fields = {"index": index, "parent": parent}
-        return [Message(TcMessage, data) for data in self._dump(TcMessage, RTM_GETTFILTER, fields)]
-
-    def _dump(
-        self, kind: type, number: int, fields: dict[str, Any], attrs: Iterable[tuple[str, Any]] = ()
-    ) -> list[bytes]:
-        return self._rtnl.dump(_encode(kind(), number, 0, fields, attrs))
-
     def nsid(self, pid: int) -> int:
         """Return this namespace's id for the network namespace of ``pid``; -1: it has none."""
-        return self._nsid(("NETNSA_PID", pid))
+        return self._nsid((NETNSA_PID, pid))
 
     def nsid_of(self, descriptor: int) -> int:
         """Return this namespace's id for the network namespace that is open as ``descriptor``; -1: it has none."""
-        return self._nsid(("NETNSA_FD", descriptor))
+        return self._nsid((NETNSA_FD, descriptor))
 
-    def _nsid(self, holder: tuple[str, int]) -> int:
-        (reply,) = self._rtnl.request([_encode(nsidmsg(), RTM_GETNSID, 0, {}, [holder])])
+    def _nsid(self, holder: tuple[int, int]) -> int:
+        kind, number = holder  # asked so often that pyroute2 would take too long
+        (reply,) = self._rtnl.request([wire.message(RTM_GETNSID, 0, bytes(4) + wire.put_attr(kind, wire.u32(number)))])
         if reply.errno:
             raise OSError(reply.errno, os.strerror(reply.errno))
         found = wire.find_attr(reply.messages[0], NSID_ATTRS, (NETNSA_NSID,))
@@ -969,7 +966,7 @@ class Kernel:
             try:
                 inode = os.fstat(descriptor).st_ino
                 if inode not in seen:
-                    found.add(self._nsid(("NETNSA_FD", descriptor)))
+                    found.add(self._nsid((NETNSA_FD, descriptor)))
                 seen.add(inode)
             except OSError:
                 continue  # a mount that is not a network namespace

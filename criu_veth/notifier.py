@@ -99,9 +99,10 @@ class _Told(session.Session):
         self._said += [f"{kind}{line}" for line in lines]
 
     def told(self) -> Way:
-        how = Way(told=bool(self._options), devices=images_hold_devices(self.image_dir))
+        images = self.images or self.image_dir
+        how = Way(told=bool(self._options), devices=images_hold_devices(images))
         how.read_options([word for value in self._options for word in ("--external", value)])
-        how.adopt = how.adopt or images_have_external_netns(self.image_dir)
+        how.adopt = how.adopt or images_have_external_netns(images)
         return how
 
     def likely(self) -> list[Way]:

@@ -20,6 +20,9 @@ INVENTORY = "inventory.img"
 
 #: Files of /proc have no size.
 _PROC_SIZE = 4096
+_FORMAT, _REGULAR = 0o170000, 0o100000  # S_IFMT, S_IFREG
+_EINVAL = 22
+_UNBOUNDED = 1 << 62
 
 
 def config_candidates(environ: "dict[str, str]", image_dir: str | None) -> "list[str]":
@@ -45,19 +48,135 @@ def exists(path: str) -> bool:
 
 def read(path: str) -> bytes | None:
     """Return what a file holds, or None if it is not there or cannot be read; a link is not followed."""
+    return _read(path, None, _UNBOUNDED, posix.O_NOFOLLOW)
+
+
+def read_followed(path: str, most: int) -> bytes | None:
+    """Return at most so many bytes of a file, or None as for `read`; links are followed."""
+    return _read(path, None, most, 0)
+
+
+def _read(path: str, directory: int | None, most: int, links: int) -> bytes | None:
     try:
-        descriptor = posix.open(path, posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC)
+        descriptor, size = open_file(path, directory, links)
     except OSError:
         return None
     try:
-        data = posix.read(descriptor, posix.fstat(descriptor).st_size or _PROC_SIZE)
-        while more := posix.read(descriptor, 65536):
+        data = posix.read(descriptor, min(size or _PROC_SIZE, most))
+        while len(data) < most and (more := posix.read(descriptor, min(65536, most - len(data)))):
             data += more
     except OSError:
         return None
     finally:
         posix.close(descriptor)
     return data
+
+
+def open_file(path: str, directory: int | None = None, links: int = posix.O_NOFOLLOW) -> "tuple[int, int]":
+    """Open a regular file for reading, without waiting for whoever might write into a FIFO; return it and its size.
+
+    ``path`` is relative to the descriptor ``directory``, if that is given. Raises OSError, `NotAFileError` for what is
+    neither a file nor a link.
+    """
+    flags = posix.O_RDONLY | posix.O_NONBLOCK | posix.O_CLOEXEC | links
+    descriptor = posix.open(path, flags, dir_fd=directory)
+    try:
+        info = posix.fstat(descriptor)
+        if info.st_mode & _FORMAT != _REGULAR:
+            raise NotAFileError(_EINVAL, "not a regular file")
+    except BaseException:
+        posix.close(descriptor)
+        raise
+    return descriptor, info.st_size
+
+
+class NotAFileError(OSError):
+    """What was to be read is a directory, a FIFO, a socket or a device."""
+
+
+class Directory:
+    """A directory that is open: what is read in it is what it holds, whatever its name has come to mean since.
+
+    Whoever owns a directory above it may have another one there by the next moment. ``path`` is how it was opened,
+    `name` what people call it: neither is opened again. Raises OSError.
+    """
+
+    __slots__ = ("_name", "_names", "_real_name", "descriptor", "path")
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = -1
+        self.path = path
+        self._name = self._real_name = ""
+        self._names: list[str] | None = None
+        self.descriptor = posix.open(path, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Close it, which happens by itself when nobody has it any more; a process that is forked would keep it."""
+        if self.descriptor >= 0:
+            posix.close(self.descriptor)
+        self.descriptor = -1
+
+    __del__ = close
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def name(self) -> str:
+        """What people call it; for ``/proc/PID/fd/N`` what that stands for, if it has a name here."""
+        return self._name or self._find_name()
+
+    def _find_name(self) -> str:
+        self._name = self.path
+        if self.path.startswith("/proc/"):
+            try:
+                found, expected = posix.stat(self.real_name), posix.fstat(self.descriptor)
+            except OSError:
+                return self._name
+            if (found.st_dev, found.st_ino) == (expected.st_dev, expected.st_ino):
+                self._name = self.real_name
+        return self._name
+
+    @property
+    def real_name(self) -> str:
+        """The path that the kernel has for it; as it was opened, if there is no /proc."""
+        if not self._real_name:
+            try:
+                self._real_name = posix.readlink(f"/proc/self/fd/{self.descriptor}")
+            except OSError:
+                self._real_name = self.path
+        return self._real_name
+
+    @property
+    def names(self) -> "list[str]":
+        """What it held when that was first asked. Raises OSError."""
+        if self._names is None:
+            self._names = posix.listdir(self.descriptor)
+        return self._names
+
+    def exists(self, name: str) -> bool:
+        """Say whether there is anything of that name, a dangling link included."""
+        try:
+            posix.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # as in `exists`
+        return True
+
+    def read(self, name: str, most: int) -> bytes | None:
+        """Return what a file holds, at most so many bytes of it; None if it is not there or cannot be read."""
+        return _read(name, self.descriptor, most, posix.O_NOFOLLOW)
+
+
+def opened(directory: "Directory | str | None") -> Directory | None:
+    """Return a directory, opened if only its path is given; None if there is none, or it cannot be opened."""
+    if directory is None or isinstance(directory, Directory):
+        return directory
+    try:
+        return Directory(directory)
+    except OSError:
+        return None
 
 
 def write(path: str, data: bytes) -> None:
@@ -91,35 +210,34 @@ def match_files() -> "list[str]":
     return [f"{MATCH_DIR}/{name}" for name in sorted(names) if name.endswith(".toml") and not name.startswith(".")]
 
 
-def _by_name(directory: str) -> str:
-    """Return the name of the directory that ``/proc/PID/fd/N`` stands for, for people; the same if it has none here."""
-    try:
-        name = posix.readlink(directory)
-        found, expected = posix.stat(name), posix.stat(directory)
-    except OSError:
-        return directory
-    same = (found.st_dev, found.st_ino) == (expected.st_dev, expected.st_ino)
-    return name if same and name.startswith("/") else directory
-
-
 class Sources:
     """What a program is made from: ``config`` and ``state`` (paths or None), and the ``candidates`` that were looked
     at.
 
+    ``images`` is the image directory, in which those of them are opened that `within` says; their paths are for people.
     Where there are ``matchable`` files, which of them is used instead of the default one depends on the container, and
     reading them is the slow path's work: `criu_veth.match` changes ``config`` then.
     """
 
-    __slots__ = ("candidates", "config", "image_dir", "matchable", "state")
+    __slots__ = ("candidates", "config", "image_dir", "images", "matchable", "state")
 
-    def __init__(self, environ: "dict[str, str]", image_dir: str | None) -> None:
-        image_dir = self.image_dir = _by_name(image_dir) if image_dir else None
+    def __init__(self, environ: "dict[str, str]", images: "Directory | str | None") -> None:
+        self.images = opened(images)
+        image_dir = self.image_dir = self.images.name if self.images else str(images) if images else None
         self.candidates = config_candidates(environ, image_dir)
         explicit = bool(environ.get(CONFIG_VARIABLE))
-        self.config = next((path for path in self.candidates if explicit or exists(path)), None)
-        state = f"{image_dir}/{STATE_NAME}" if image_dir else None
-        self.state = state if state is not None and exists(state) else None
+        self.config = next((path for path in self.candidates if explicit or self._exists(path)), None)
+        self.state = f"{image_dir}/{STATE_NAME}" if self.images and self.images.exists(STATE_NAME) else None
         self.matchable = [] if explicit or self._in_images else match_files()
+
+    def within(self, path: str) -> Directory | None:
+        """Return the image directory if this is the path of one of the two files in it that are ours."""
+        ours = (f"{self.image_dir}/{CONFIG_IN_IMAGES}", f"{self.image_dir}/{STATE_NAME}")
+        return self.images if self.images is not None and path in ours else None
+
+    def _exists(self, path: str) -> bool:
+        images = self.within(path)
+        return exists(path) if images is None else images.exists(CONFIG_IN_IMAGES)
 
     @property
     def _in_images(self) -> bool:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from criu_veth import netlink, ovs, ownership, plan, rules, tenants, wire
+from criu_veth.bounds import shown
 from criu_veth.errors import OperationError
 from criu_veth.state import Veth
 
@@ -150,7 +151,7 @@ class _Preflight:
     def _master_fault(self, name: str, kind: str) -> str | None:
         link = self._kernel.link(name)
         if link is None:
-            there = sorted(found.ifname for found in self._kernel.links() if found.kind == kind)
+            there = sorted(shown(found.ifname) for found in self._kernel.links() if found.kind == kind)
             has = f"it has {', '.join(there)}" if there else "it has none"
             return f'{kind} "{name}" does not exist on this host ({has})'
         if link.kind != kind:

@@ -55,18 +55,21 @@ class Inputs(NamedTuple):
         return (*(self.config.notices if self.config else ()), *([self.lacking] if self.lacking else []))
 
 
-def read(environ: Mapping[str, str], image_dir: str | None, container: Container | None = None) -> Inputs:
+def read(
+    environ: Mapping[str, str], image_dir: paths.Directory | str | None, container: Container | None = None
+) -> Inputs:
     """Read the mapping file and the state file, where there are any.
 
     ``container`` is what is known of the container beside what the images say. Raises InputError.
     """
     sources = paths.Sources(dict(environ), image_dir)
     files = program.files_of(sources)  # first: a file that changes after it was read is a change
-    found = state.read(sources.state) if sources.state else None
+    found = state.read(sources.state, sources.images) if sources.state else None
     known = [one for one in (container, found.container if found else None) if one is not None]
     chosen = match.choose(sources, match.subject(sources.image_dir, *known))
     here, without = lacking.fit(found, _has_sysctl) if found else (None, None)
-    return Inputs(sources, files, config.load(sources.config) if sources.config else None, here, tuple(chosen), without)
+    mapping = config.load(sources.config, sources.within(sources.config)) if sources.config else None
+    return Inputs(sources, files, mapping, here, tuple(chosen), without)
 
 
 def _has_sysctl(path: str) -> bool:
@@ -89,7 +92,7 @@ def desired(inputs: Inputs, way: Way | None = None) -> tuple[Veth, ...]:
 
     ``way`` is how the inner ends come back; by default CRIU makes them. Raises InputError.
     """
-    placeholders = {"hostname": os.uname().nodename, "image": program.image_name(inputs.sources.image_dir)}
+    placeholders = {"hostname": os.uname().nodename, "image": program.image_name(inputs.sources)}
     veths = resolve.resolve(inputs.config, inputs.state, placeholders, way)
     if netlink.renews_added_routes():
         return veths
@@ -115,7 +118,7 @@ def preflight_here(veths: tuple[Veth, ...], *, ahead: bool = False, decided: boo
 
 def prepare(
     environ: Mapping[str, str],
-    image_dir: str | None,
+    image_dir: paths.Directory | str | None,
     way: Way = _MADE_BY_CRIU,
     pid: int | None = None,
     *,
@@ -135,7 +138,7 @@ def prepare(
     return made
 
 
-def lost_in_images(image_dir: str | None, way: Way) -> tuple[str, ...]:
+def lost_in_images(image_dir: paths.Directory | str | None, way: Way) -> tuple[str, ...]:
     """Return what the images in ``image_dir`` hold that CRIU cannot restore ``way``; what cannot be read is CRIU's."""
     if image_dir is None or not unrestorable.matters(way):
         return ()
@@ -146,7 +149,11 @@ def lost_in_images(image_dir: str | None, way: Way) -> tuple[str, ...]:
 
 
 def judge(
-    environ: Mapping[str, str], image_dir: str | None, way: Way, pid: int | None, present: frozenset[bytes]
+    environ: Mapping[str, str],
+    image_dir: paths.Directory | str | None,
+    way: Way,
+    pid: int | None,
+    present: frozenset[bytes],
 ) -> None:
     """Find out what prevents the pairs from being made that nobody else has made; ``present`` are the others.
 
@@ -169,11 +176,11 @@ def possible(inputs: Inputs, way: Way, *, ahead: bool = False) -> tuple[tuple[Ve
     found = preflight_here(veths, ahead=ahead)
     if found.faults:
         raise OperationError(*found.faults)
-    return veths, found.with_warnings(lost_in_images(inputs.sources.image_dir, way))
+    return veths, found.with_warnings(lost_in_images(inputs.sources.images, way))
 
 
 def prepare_ahead(
-    environ: Mapping[str, str], image_dir: str, ways: Iterable[Way], lost: tuple[str, ...] = ()
+    environ: Mapping[str, str], image_dir: paths.Directory | str, ways: Iterable[Way], lost: tuple[str, ...] = ()
 ) -> list[program.Program]:
     """Make programs for this host at the dump, while the devices that they are to make are still there.
 
@@ -217,7 +224,7 @@ def make(
     entries = inputs.config.veths if inputs.config else ()
     uses = " ".join(text for entry in entries for text in (entry.outer, entry.alias) if text)
     sources = inputs.sources
-    image = program.image_name(sources.image_dir) if "{image}" in uses else None
+    image = program.image_name(sources) if "{image}" in uses else None
     hostname = os.uname().nodename if "{hostname}" in uses or sources.matchable else None
     key = way.names_key if any(veth.overruled for veth in veths) else way.key
     made = program.Program(

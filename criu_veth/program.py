@@ -71,10 +71,13 @@ class Program:
         return _file(((), (), (), {action: (0, length, *rest)}), self.data[start : start + length])
 
 
-def signature(path: str) -> Signature:
-    """Return what tells one version of a file from another."""
+def signature(path: str, directory: int | None = None) -> Signature:
+    """Return what tells one version of a file from another; ``path`` may be relative to an open directory.
+
+    A link in there is not followed: neither is it when the file is read.
+    """
     try:
-        info = posix.stat(path)
+        info = posix.stat(path, dir_fd=directory, follow_symlinks=directory is None)
     except OSError:
         return None
     return (
@@ -88,10 +91,13 @@ def signature(path: str) -> Signature:
     )
 
 
-def _directory_signature(path: str) -> Signature:
+def _directory_signature(path: "str | int") -> Signature:
     """Return what decides whether a directory is trusted; its times change with every file in it."""
-    found = signature(path.rpartition("/")[0] or "/")
-    return found and (found[0], found[1], found[5], found[6])
+    try:
+        info = posix.stat(path)
+    except OSError:
+        return None
+    return (info.st_dev, info.st_ino, info.st_uid, info.st_mode)
 
 
 def files_of(sources: paths.Sources) -> Files:
@@ -101,7 +107,15 @@ def files_of(sources: paths.Sources) -> Files:
         files = [sources.config] if sources.config else []
     # Which of those that may match does, hangs on the image directory's path too.
     matched = ((str(sources.image_dir), *sources.matchable),) if sources.matchable else ()
-    return (*((_directory_signature(path), signature(path)) for path in files + sources.matchable), *matched)
+    return (*(_state_of(sources, path) for path in files + sources.matchable), *matched)
+
+
+def _state_of(sources: paths.Sources, path: str) -> "tuple[Signature, Signature]":
+    directory, _, name = path.rpartition("/")
+    images = sources.within(path)
+    if images is None:
+        return _directory_signature(directory or "/"), signature(path)
+    return _directory_signature(images.descriptor), signature(name, images.descriptor)
 
 
 def name_of(sources: paths.Sources, image: str | None, way_key: str = EXTERNAL) -> str:
@@ -110,8 +124,8 @@ def name_of(sources: paths.Sources, image: str | None, way_key: str = EXTERNAL) 
     ``way_key`` tells how the devices come back (`way.Way.key`). ``image`` is given where a placeholder used it:
     restores of several images from one mapping file may run at a time.
     """
-    anchor, prefix = (sources.image_dir, "images") if sources.own else (sources.config, "config")
-    found = signature(anchor) if anchor else None
+    anchor, prefix = (_anchor_of(sources.images), "images") if sources.own else (sources.config, "config")
+    found = _directory_signature(anchor) if anchor is not None else None
     name = f"{prefix}-{found[0]:x}-{found[1]:x}" if found else "none"
     name = f"{name}-{way_key if len(way_key) < _LONG and '/' not in way_key else _checksum(way_key)}"
     return name if image is None else f"{name}-{image[:32]}"
@@ -125,22 +139,22 @@ def _checksum(text: str) -> str:
     return f"{value:016x}"
 
 
-def image_name(image_dir: str | None) -> str:
+def _anchor_of(images: "paths.Directory | None") -> int | None:
+    return images.descriptor if images else None
+
+
+def image_name(sources: paths.Sources) -> str:
     """Return the last part of the image directory's real path, for the placeholder ``{image}``."""
-    return real_image_dir(image_dir).rstrip("/").rpartition("/")[2]
+    return _real_image_dir(sources).rstrip("/").rpartition("/")[2]
 
 
-def real_image_dir(image_dir: str | None) -> str:
-    """Return the path of the directory that ``/proc/PID/fd/N`` stands for; empty where there is none."""
-    try:
-        return posix.readlink(image_dir or "")
-    except OSError:
-        return image_dir or ""
+def _real_image_dir(sources: paths.Sources) -> str:
+    return sources.images.real_name if sources.images else sources.image_dir or ""
 
 
 def origin_of(sources: paths.Sources) -> str | None:
     """Return the path without which the program of these sources has no more use, if there is one."""
-    return real_image_dir(sources.image_dir) if sources.own else sources.config
+    return _real_image_dir(sources) if sources.own else sources.config
 
 
 def encode(
@@ -235,7 +249,7 @@ def find(sources: paths.Sources, hostname: str, how: Way) -> Program | None:
     if not runs.secure(make=False):
         return None
     files = files_of(sources)
-    images = (None, image_name(sources.image_dir))
+    images = (None, image_name(sources))
     for key, image in [(key, image) for key in dict.fromkeys((how.key, how.names_key)) for image in images]:
         name = name_of(sources, image, key)
         found = decode(paths.read(f"{paths.PROGRAMS}/{name}"), name)

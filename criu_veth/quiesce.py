@@ -21,7 +21,7 @@ import select
 import time
 from collections.abc import Collection, Mapping
 
-from criu_veth import holders, images, netlink, pairs, processes, procfs, way, wire
+from criu_veth import holders, images, netlink, pairs, paths, processes, procfs, way, wire
 from criu_veth.errors import InputError
 
 #: How long a dropped device may be there, in seconds, without a sign that the kernel takes its namespace apart.
@@ -39,7 +39,12 @@ _STAYS = re.compile(r"-[dSsRjl]*[sR][dSsRjl]*|--leave-[rs].*")
 
 
 def start(
-    init_pid: int, criu_pid: int, image_dir: str, environ: Mapping[str, str], *, alone: bool = False
+    init_pid: int,
+    criu_pid: int,
+    image_dir: paths.Directory | str,
+    environ: Mapping[str, str],
+    *,
+    alone: bool = False,
 ) -> list[str]:
     """Start the process that quiets the network of ``init_pid`` once the criu with this pid has killed it.
 
@@ -49,7 +54,9 @@ def start(
         return []
     descriptors: list[int] = []
     try:
-        for path in (f"/proc/{init_pid}/ns/net", image_dir, "/proc/thread-self/ns/net"):
+        opened = image_dir if isinstance(image_dir, paths.Directory) else paths.Directory(image_dir)
+        directory = f"/proc/thread-self/fd/{opened.descriptor}"
+        for path in (f"/proc/{init_pid}/ns/net", directory, "/proc/thread-self/ns/net"):
             descriptors.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         if os.path.sameopenfile(descriptors[0], descriptors[2]):
             return []

@@ -85,6 +85,8 @@ class Session:
         self.environ = environ
         self.kept = kept
         self.image_dir: str | None = None
+        #: The image directory, opened anew for each action.
+        self.images: paths.Directory | None = None
         self.init_pid: int | None = None
         self.criu_pid = 0
 
@@ -122,7 +124,7 @@ class Session:
             self._stage(action)
 
     def _pre_dump(self) -> None:
-        self._require_image_dir()
+        images = self._require_image_dir()
         pid = self.first_process(actions.PRE_DUMP)
         if not paths.exists(f"/proc/{pid}"):
             self.say("pre-dump: notice: ", f"there is no process {pid}: nothing captured")
@@ -130,10 +132,9 @@ class Session:
         with_site_packages()
         from criu_veth import dump, quiesce  # noqa: PLC0415 - the slow path
 
-        image_dir = str(self.image_dir)
-        self.say("pre-dump: ", *dump.run(self.environ, image_dir, pid, self.likely()))
+        self.say("pre-dump: ", *dump.run(self.environ, images, pid, self.likely()))
         if self._is_quieted():
-            self.say("pre-dump: ", *quiesce.start(pid, self.criu_pid, image_dir, self.environ, alone=self.alone))
+            self.say("pre-dump: ", *quiesce.start(pid, self.criu_pid, images, self.environ, alone=self.alone))
 
     def _is_quieted(self) -> bool:
         """Say whether a process may be started that keeps the dumped network from answering: it ends with criu."""
@@ -143,7 +144,7 @@ class Session:
         self._require_image_dir()
         self._collect_garbage()
         how = self.find_way()
-        if not how.adopt and not self._is_named() and way.images_share_netns(self.image_dir):
+        if not how.adopt and not self._is_named() and way.images_share_netns(self.images):
             self._begin(program.Program("", (), (), (), {}), ipv6=False)
             return
         ready = self._ready_program(how) or self._prepare(how)
@@ -183,7 +184,7 @@ class Session:
             namespaces.close()
 
     def _needs_ipv6(self, ready: program.Program) -> bool:
-        return any(section[3] for section in ready.sections.values()) and way.images_need_ipv6(self.image_dir)
+        return any(section[3] for section in ready.sections.values()) and way.images_need_ipv6(self.images)
 
     def _collect_garbage(self) -> None:
         """Remove what restores that died have left on this host. No fault of theirs is one of this restore."""
@@ -200,7 +201,7 @@ class Session:
             self.say("pre-restore: warning: ", f"cannot look for what restores that died have left: {error}")
 
     def _ready_program(self, how: way.Way) -> program.Program | None:
-        sources = paths.Sources(self.environ, self.image_dir)
+        sources = paths.Sources(self.environ, self.images)
         try:
             found = program.find(sources, posix.uname().nodename, how)
         except errors.OperationError:
@@ -219,7 +220,7 @@ class Session:
         with_site_packages()
         from criu_veth import prepare  # noqa: PLC0415 - the slow path
 
-        return prepare.prepare(self.environ, self.image_dir, how, self.init_pid, begun=begun)
+        return prepare.prepare(self.environ, self.images, how, self.init_pid, begun=begun)
 
     def _verify(self) -> None:
         """Compare the running container with what was asked for; CRIU closes the image directory before this action."""
@@ -277,7 +278,7 @@ class Session:
             with_site_packages()
             from criu_veth import prepare  # noqa: PLC0415 - the slow path
 
-            prepare.judge(self.environ, self.image_dir, self.find_way(), self.init_pid, present)
+            prepare.judge(self.environ, self.images, self.find_way(), self.init_pid, present)
 
         return execute.run_judged(executor, operations, judge)
 
@@ -315,14 +316,16 @@ class Session:
         """Say whether somebody has said for this very restore that the container has a network of its own."""
         if self.environ.get(paths.CONFIG_VARIABLE):
             return True
-        return paths.exists(f"{self.image_dir}/{paths.CONFIG_IN_IMAGES}")
+        return self.images is not None and self.images.exists(paths.CONFIG_IN_IMAGES)
 
-    def _require_image_dir(self) -> None:
+    def _require_image_dir(self) -> paths.Directory:
+        """Open the image directory: all that is read in there, or written, is in what criu has open itself."""
         try:
-            posix.stat(f"{self.image_dir}/.")
+            self.images = paths.Directory(self.image_dir or "")
         except OSError:
             fault = f"{actions.IMAGE_DIR_VARIABLE}: {self.image_dir} is not a directory that is there"
             raise errors.InputError(fault) from None
+        return self.images
 
 
 def see_what_is_made(how: way.Way) -> None:

@@ -5,9 +5,11 @@ Times are seconds, sizes bytes, MAC addresses text with colons. Names follow ``i
 where those have one; numbers without a name (protocols, scopes, tables, types) are the kernel's.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
@@ -18,7 +20,9 @@ from criu_veth.errors import InputError
 #: The newest version that is read. A file is of the oldest one that can say what it says: 2 has veths of several
 #: network namespaces, whose inner ends a reader of 1 would look for in the first process's.
 SCHEMA_VERSION = 2
-MAX_SIZE = 32 << 20
+MAX_SIZE = 16 << 20
+#: So many commas: each value but the first of its list or table has one, and may take a hundred times its text.
+MAX_VALUES = 400_000
 
 #: Bridge port flags, by the names of ``bridge link set``.
 PORT_FLAGS = (
@@ -395,42 +399,52 @@ def encode(state: State) -> bytes:
     return msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n"
 
 
-def write(state: State, path: str) -> None:
+def encode_part(part: CapturedVeth) -> bytes:
+    """Return what `encode` makes of a veth; in a file it has some spaces more, see there."""
+    return msgspec.json.format(msgspec.json.encode([[part]]), indent=2)
+
+
+def write(state: State, path: str, within: paths.Directory | None = None) -> None:
     """Write a state file whole or not at all: temporary file, fsync, rename; links are not followed.
 
-    Raises OSError.
+    That of an image directory is written ``within`` it, and ``path`` is for messages. Raises OSError, or InputError for
+    one that `read` would refuse.
     """
+    data = encode(state)
+    if parse(data, path) != state:
+        raise InputError(f"{path}: is not written, because it could not be read back as it is")
     directory, _, name = path.rpartition("/")
-    temporary = f"{directory or '.'}/.{name}.{os.getpid()}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    parent = within or paths.Directory(directory or ".")
+    temporary = f".{name}.{os.getpid()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o600, dir_fd=parent.descriptor)
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(encode(state))
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.rename(temporary, path)
+        os.rename(temporary, name, src_dir_fd=parent.descriptor, dst_dir_fd=parent.descriptor)
     except BaseException:
-        os.unlink(temporary)
+        os.unlink(temporary, dir_fd=parent.descriptor)
         raise
-    try:
-        parent = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
-    except OSError:
-        pass  # not every file system can; the file is there, and CRIU syncs none of its own
+    with suppress(OSError):  # not every file system can; the file is there, and CRIU syncs none of its own
+        os.fsync(parent.descriptor)
 
 
-def read(path: str) -> State:
+def read(path: str, within: paths.Directory | None = None) -> State:
     """Read and check a state file. It is data that may come from anywhere: bounded, strict, links not followed.
 
-    Raises InputError that says where it is wrong.
+    That of an image directory is opened ``within`` it, and ``path`` is for messages. Raises InputError that says where
+    it is wrong.
     """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if within is None:
+            descriptor = os.open(path, flags)
+        else:
+            descriptor = os.open(os.path.basename(path), flags, dir_fd=within.descriptor)
     except OSError as error:
-        what = "is a symbolic link" if os.path.islink(path) else f"cannot be read: {error.strerror}"
+        what = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be read: {error.strerror}"
         raise InputError(f"{path}: the state file {what}") from None
     try:
         info = os.fstat(descriptor)
@@ -449,6 +463,8 @@ def parse(data: bytes, path: str) -> State:
 
     Raises InputError.
     """
+    if (values := data.count(b",")) > MAX_VALUES:
+        raise InputError(f"{path}: has {values} values; {MAX_VALUES} is the most it can have")
     try:
         version = msgspec.json.decode(data, type=_Version).version
         if version < 1:
@@ -480,15 +496,13 @@ def _faults(state: State) -> list[str]:
     for number, veth in enumerate(state.veths):
         for side, end in (("inner", veth.inner), ("outer", veth.outer)):
             where = f"veths[{number}].{side}"
-            faults += [f"{where}.{fault}" for fault in _end_faults(end)]
+            faults += [f"{where}.{fault}" for fault in end_faults(end)]
             if f"{side} {end.ifname}" in seen:
                 faults.append(f'{where}.ifname: "{end.ifname}" is the name of {seen[f"{side} {end.ifname}"]} too')
             seen.setdefault(f"{side} {end.ifname}", where)
-        faults += [f"veths[{number}].outer.{fault}" for fault in _outer_faults(veth.outer)]
-        if veth.outer.ovs is not None:
-            faults += [f"veths[{number}].outer.ovs.{fault}" for fault in ovs_faults(veth.outer.ovs)]
-            if veth.outer.master is not None:
-                faults.append(f"veths[{number}].outer: is a port of both a {veth.outer.master_kind} and Open vSwitch")
+        faults += [f"veths[{number}].outer.{fault}" for fault in outer_faults(veth.outer)]
+        if veth.outer.ovs is not None and veth.outer.master is not None:
+            faults.append(f"veths[{number}].outer: is a port of both a {veth.outer.master_kind} and Open vSwitch")
     return faults
 
 
@@ -509,7 +523,8 @@ def ovs_faults(ovs: Ovs) -> list[str]:
     return [f"{key}: {fault}" for key, fault in checks if fault]
 
 
-def _outer_faults(outer: Outer) -> list[str]:
+def outer_faults(outer: Outer) -> list[str]:
+    """Find those values of an outer end, beside `end_faults`."""
     checks: list[tuple[str, str | None]] = []
     for key in ("master", "backup_port"):
         name = getattr(outer, key)
@@ -522,7 +537,8 @@ def _outer_faults(outer: Outer) -> list[str]:
     handles = {"root", "ingress", *(qdisc.handle for qdisc in outer.qdiscs), *(entry.handle for entry in outer.classes)}
     for key in ("qdiscs", "classes", "filters"):
         checks += [(f"{key}[{number}]", _tc_fault(entry, handles)) for number, entry in enumerate(getattr(outer, key))]
-    return [f"{key}: {fault}" for key, fault in checks if fault]
+    found = [f"{key}: {fault}" for key, fault in checks if fault]
+    return found + ([f"ovs.{fault}" for fault in ovs_faults(outer.ovs)] if outer.ovs is not None else [])
 
 
 def vlan_fault(vlan: Vlan) -> str | None:
@@ -580,7 +596,8 @@ def _family_fault(family: str) -> str | None:
     return None if family in ("inet", "inet6") else f"{family!r} is not inet or inet6"
 
 
-def _end_faults(end: End) -> list[str]:
+def end_faults(end: End) -> list[str]:
+    """Find the values of an end that no kernel would have reported, each with its key."""
     checks: list[tuple[str, str | None]] = [("ifname", rules.ifname_fault(end.ifname))]
     if end.mac is not None:
         checks.append(("mac", rules.mac_fault(end.mac)))

@@ -70,6 +70,13 @@ def judge(facts: Facts, macvlans: Collection[str] = ()) -> tuple[str, ...]:
     )
 
 
+def may_matter(message: bytes) -> bool:
+    """Say whether a route's message is one that `judge` may have something to say of; of most it has not."""
+    if wire.get_u32(message, _ROUTE_FLAGS) & _WITHOUT_CARRIER:
+        return True
+    return any(number in (_RTA_PREFSRC, _RTA_MULTIPATH, _RTA_NH_ID) for number, _ in wire.attrs(message, _ROUTE_ATTRS))
+
+
 def _routes(destinations: list[str]) -> str:
     if len(destinations) == 1:
         return f"route to {destinations[0]}"

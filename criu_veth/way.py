@@ -4,13 +4,13 @@ The hook's cheap path imports this module, so it imports only `posix` and `sys`.
 and files), ``criu/net.c`` (what an empty or external network namespace skips) of CRIU 4.2.
 """
 
-import posix
 import sys
 
 from criu_veth import paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` itself would take 10 ms
+    from collections.abc import Iterator
     from typing import Literal
 
 #: CRIU makes the pair (``--external veth[INNER]:OUTER``).
@@ -30,6 +30,8 @@ UNKNOWN = "unknown"
 _DEFAULT_FILES = ("/etc/criu/default.conf", "{HOME}/.criu/default.conf", "{CRIU_CONFIG_FILE}")
 _RUNTIME_FILES = {"runc": "/etc/criu/runc.conf", "crun": "/etc/criu/crun.conf"}
 _LARGEST_FILE = 16 << 20
+#: So much of an image is read for its first message, and so many network namespaces are looked at.
+_LARGEST_MESSAGE, _MOST_NAMESPACES = 64 << 10, 4096
 #: Before every image's own magic number but the inventory's (``criu/include/magic.h``).
 _COMMON_MAGIC = (0x54564319).to_bytes(4, sys.byteorder)
 _LOOPBACK = bytes(15) + b"\1"
@@ -195,39 +197,45 @@ class Way:
 _WITH_VALUE = ("--external", "--veth-pair", "--empty-ns", "--inherit-fd", "--join-ns", "--config")
 
 
-def find(criu_pid: int, image_dir: str | None, environ: "dict[str, str]") -> Way:
+def find(criu_pid: int, image_dir: "paths.Directory | str | None", environ: "dict[str, str]") -> Way:
     """Return what the criu with this pid was told, and what its images hold."""
-    way = Way(devices=images_hold_devices(image_dir))
+    images = paths.opened(image_dir)
+    way = Way(devices=images_hold_devices(images))
     command = read_command(way, criu_pid, environ)
     way.told = "restore" in command and not _is_rpc(command)
-    way.adopt = way.adopt or _inherits_netns(way.inherited, image_dir) or images_have_external_netns(image_dir)
+    way.adopt = way.adopt or _inherits_netns(way.inherited, images) or images_have_external_netns(images)
     return way
 
 
-def _inherits_netns(keys: "list[str]", image_dir: str | None) -> bool:
+def _inherits_netns(keys: "list[str]", images: "paths.Directory | None") -> bool:
     """Say whether one of the descriptors that criu inherits is a network namespace; others are files and pipes."""
-    found = _external_keys(image_dir) if keys else ()
-    return any(key and key.encode() in found for key in keys)
+    found = _external_keys(images) if keys else ()
+    return any(key and key.encode("utf-8", "surrogateescape") in found for key in keys)
 
 
-def images_have_external_netns(image_dir: str | None) -> bool:
+def images_have_external_netns(image_dir: "paths.Directory | str | None") -> bool:
     """Say whether somebody else owns the network namespaces of these images: each has an external key."""
     found = _external_keys(image_dir)
     return bool(found) and None not in found
 
 
-def _external_keys(image_dir: str | None) -> "list[bytes | None]":
+def _names(images: "paths.Directory | None") -> "list[str] | None":
+    """Return what the image directory holds, or None where that is not to be seen."""
+    try:
+        return images.names if images else None
+    except OSError:
+        return None
+
+
+def _external_keys(image_dir: "paths.Directory | str | None") -> "list[bytes | None]":
     """Return the key of each network namespace that was external to CRIU, and None for each that was not.
 
     Field 8 of ``netns_entry`` (``images/netdev.proto``). Without ``netns-N.img`` there is nothing to tell: an empty
     network namespace has none, nor has the host's.
     """
-    try:
-        names = posix.listdir(image_dir or ".")
-    except OSError:
-        return []
-    images = [name for name in names if name.startswith("netns-") and name.endswith(".img")]
-    keys = [_field(_first_message(f"{image_dir}/{name}"), 8) for name in images]
+    images = paths.opened(image_dir)
+    names = [name for name in _names(images) or () if name.startswith("netns-") and name.endswith(".img")]
+    keys = [_field(_first_message(images, name), 8) for name in names[:_MOST_NAMESPACES]]
     return [key if isinstance(key, bytes) else None for key in keys]
 
 
@@ -309,39 +317,34 @@ def ready_name(image_dir: str, inner: str) -> str:
     return "cv" + blake2b(text, digest_size=8).hexdigest()[:13]
 
 
-def images_hold_devices(image_dir: str | None) -> bool:
+def images_hold_devices(image_dir: "paths.Directory | str | None") -> bool:
     """Say whether CRIU saved network devices; it does not for an empty or external network namespace.
 
     Where the images are not in the directory (``criu --stream``), it is not known: they may.
     """
-    try:
-        names = posix.listdir(image_dir or ".")
-    except OSError:
-        return True
-    return paths.INVENTORY not in names or any(name.startswith("netdev-") for name in names)
+    names = _names(paths.opened(image_dir))
+    return names is None or paths.INVENTORY not in names or any(name.startswith("netdev-") for name in names)
 
 
-def images_share_netns(image_dir: str | None) -> bool:
+def images_share_netns(image_dir: "paths.Directory | str | None") -> bool:
     """Say whether the images tell for certain that no process is to get a network namespace of its own.
 
     Each process's ``ids-PID.img`` then has the number that ``inventory.img`` has for criu's own. Sources:
     ``images/core.proto`` (net_ns_id is field 6 of ``task_kobj_ids_entry``), ``images/inventory.proto`` (root_ids is
     field 3), ``criu/namespaces.c`` (a restored process is given a namespace where the two are different).
     """
-    try:
-        names = posix.listdir(image_dir or ".")
-    except OSError:
-        return False
+    images = paths.opened(image_dir)
+    names = _names(images) or []
     ids = [name for name in names if name.startswith("ids-") and name.endswith(".img")]
     if not ids or any(name.startswith(("netdev-", "netns-")) for name in names):
         return False
-    own = _net_ns_id(_field(_first_message(f"{image_dir}/{paths.INVENTORY}"), 3))
-    return own is not None and all(_net_ns_id(_first_message(f"{image_dir}/{name}")) == own for name in ids)
+    own = _net_ns_id(_field(_first_message(images, paths.INVENTORY), 3))
+    return own is not None and all(_net_ns_id(_first_message(images, name)) == own for name in ids)
 
 
-def _first_message(path: str) -> bytes:
+def _first_message(images: "paths.Directory | None", name: str) -> bytes:
     """Return the first message of an image: one or two magic numbers, the size, the message."""
-    data = _read_bytes(path) or b""
+    data = (images.read(name, _LARGEST_MESSAGE) if images else None) or b""
     data = data[8:] if data.startswith(_COMMON_MAGIC) else data[4:]
     size = int.from_bytes(data[:4], sys.byteorder)
     return data[4 : 4 + size] if len(data) >= 4 + size else b""
@@ -368,28 +371,33 @@ def _field(message: bytes, wanted: int) -> "bytes | int | None":
     return found
 
 
-def images_need_ipv6(image_dir: str | None) -> bool:
+def images_need_ipv6(image_dir: "paths.Directory | str | None") -> bool:
     """Say whether sockets may be bound to an IPv6 address that CRIU brings back.
 
     Every device has a link-local address; it counts only if a socket is bound to one. Images that are not in the
-    directory (``criu --stream``) may hold anything. Sources: ``ifaddr-*.img`` is
+    directory (``criu --stream``), or are too large to look through, may hold anything. Sources: ``ifaddr-*.img`` is
     what ``ip address save`` writes (four bytes, then messages); field 11 of ``images/sk-inet.proto`` is the address.
     """
     link_local = False
-    try:
-        names = posix.listdir(image_dir or ".")
-    except OSError:
+    images = paths.opened(image_dir)
+    names = _names(images)
+    if images is None or names is None or paths.INVENTORY not in names:
         return True
-    if paths.INVENTORY not in names:
-        return True
-    for name in names:
-        if name.startswith("ifaddr-"):
-            for address in _ipv6_addresses(_read_bytes(f"{image_dir}/{name}") or b""):
-                if address[:2] == b"\xfe\x80":
-                    link_local = True
-                elif address != _LOOPBACK:
-                    return True
-    return link_local and bound_to_link_local(sys.byteorder) in (_read_bytes(f"{image_dir}/files.img") or b"")
+    left = _LARGEST_FILE
+    for name in [name for name in names if name.startswith("ifaddr-")]:
+        data = images.read(name, left) or b""
+        left -= len(data)
+        if not left:
+            return True
+        for address in _ipv6_addresses(data):
+            if address[:2] == b"\xfe\x80":
+                link_local = True
+            elif address != _LOOPBACK:
+                return True
+    if not link_local:
+        return False
+    data = images.read("files.img", _LARGEST_FILE) or b""
+    return len(data) == _LARGEST_FILE or bound_to_link_local(sys.byteorder) in data
 
 
 def bound_to_link_local(order: "Literal['big', 'little']") -> bytes:
@@ -405,9 +413,8 @@ def bound_to_link_local(order: "Literal['big', 'little']") -> bytes:
     return b"\x58" + first + bytes([word]) + b"\x58\0"
 
 
-def _ipv6_addresses(data: bytes) -> "list[bytes]":
-    """Return the addresses of an ``ifaddr`` image: of RTM_NEWADDR messages for AF_INET6, the first attribute."""
-    found = []
+def _ipv6_addresses(data: bytes) -> "Iterator[bytes]":
+    """Yield the addresses of an ``ifaddr`` image: of RTM_NEWADDR messages for AF_INET6, the first attribute."""
     offset = 4
     while offset + 24 <= len(data):
         length = int.from_bytes(data[offset : offset + 4], sys.byteorder)
@@ -415,30 +422,14 @@ def _ipv6_addresses(data: bytes) -> "list[bytes]":
             break
         kind = int.from_bytes(data[offset + 4 : offset + 6], sys.byteorder)
         if kind == 20 and data[offset + 16] == 10 and data[offset + 26 : offset + 28] in _IFA_ADDRESS_OR_LOCAL:
-            found.append(data[offset + 28 : offset + 44])
+            yield data[offset + 28 : offset + 44]
         offset += (length + 3) & ~3
-    return found
 
 
 def _read(path: str) -> str | None:
-    data = _read_bytes(path)
+    """Return what a file of CRIU's configuration or of /proc holds; one may be a link."""
+    data = paths.read_followed(path, _LARGEST_FILE)
     return None if data is None else data.decode("utf-8", "surrogateescape")
-
-
-def _read_bytes(path: str) -> bytes | None:
-    try:
-        descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        data = b""
-        while len(data) < _LARGEST_FILE and (more := posix.read(descriptor, 65536)):
-            data += more
-        return data
-    except OSError:
-        return None
-    finally:
-        posix.close(descriptor)
 
 
 def _command_of(pid: int) -> "list[str]":

@@ -17,8 +17,9 @@ from criu_veth import errors
 Buffer = bytes | bytearray | memoryview
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` itself would take 10 ms
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    Take = Callable[[bytes], object]
     Part = tuple[int, int, int, bytes, bool]
 
 ORDER = sys.byteorder
@@ -312,20 +313,26 @@ class Rtnl:
         Raises OSError with the kernel's errno, and UnsteadyError if it never was consistent.
         """
         for _ in range(DUMP_TRIES):
-            messages = self._dump_once(message)
-            if messages is not None:
+            messages: list[bytes] = []
+            if self._dump_once(message, messages.append):
                 return messages
-        raise errors.UnsteadyError(
-            f"the kernel's list (request {get_u16(message, 4)}) changed each of the {DUMP_TRIES} times that it was"
-            " read: try again when fewer devices, addresses and routes come and go"
-        )
+        raise _unsteady(message)
 
-    def _dump_once(self, message: bytes) -> list[bytes] | None:
-        """Return the messages of one dump; None if it was interrupted, or one of them did not fit."""
+    def select(self, message: bytes, begin: "Callable[[], Take]") -> None:
+        """Do a `dump` whose messages are not kept: what ``begin`` returns gets each as it comes.
+
+        That is called anew where the dump is repeated. Raises what `dump` raises.
+        """
+        for _ in range(DUMP_TRIES):
+            if self._dump_once(message, begin()):
+                return
+        raise _unsteady(message)
+
+    def _dump_once(self, message: bytes, take: "Take") -> bool:
+        """Hand on the messages of one dump; return False if it was interrupted, or one of them did not fit."""
         out = bytearray()
         self._append(out, message, NLM_F_REQUEST | NLM_F_DUMP)
         self._send(out)
-        messages: list[bytes] = []
         steady = True
         while True:
             for kind, flags, sequence, part, whole in self._receive():
@@ -336,8 +343,9 @@ class Rtnl:
                     number = -get_s32(part, HEADER) if len(part) >= HEADER + 4 else 0
                     if number:
                         raise OSError(number, posix.strerror(number))
-                    return messages if steady else None
-                messages.append(part)
+                    return steady
+                if whole:
+                    take(part)
 
     def _receive(self, flags: int = 0) -> "list[Part]":
         """Return the parts of a datagram: type, flags, sequence number, the message and whether it is whole.
@@ -365,6 +373,13 @@ class Rtnl:
         if about & _MSG_TRUNC and found:  # it may have been cut between two messages
             found[-1] = (*found[-1][:4], False)
         return found
+
+
+def _unsteady(message: bytes) -> errors.UnsteadyError:
+    return errors.UnsteadyError(
+        f"the kernel's list (request {get_u16(message, 4)}) changed each of the {DUMP_TRIES} times that it was"
+        " read: try again when fewer devices, addresses and routes come and go"
+    )
 
 
 def _read_error(message: bytes, flags: int, reply: Reply) -> None:

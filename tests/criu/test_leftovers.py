@@ -167,7 +167,7 @@ def test_lock_of_a_failed_restore_is_found_and_removed(pod: Pod, flavour: str) -
     assert len(locked) == len(wanted)
     assert all(part.startswith(start) for part, start in zip(locked, wanted, strict=True))
     what = "; ".join(locked)
-    assert outcome.said("criu-veth: pre-restore: warning:") == [
+    assert outcome.said("criu-veth: pre-restore: notice:") == [
         f"criu-veth: pre-restore: notice: network namespace {POD} is locked by CRIU ({what}): a restore of what was"
         " dumped there opens it; if that fails the lock stays, and nothing gets through:"
         f" criu-veth gc --netns {POD} removes it"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +122,29 @@ def test_what_a_runtime_keeps_may_be_damaged(process: Path, state: str) -> None:
 )
 def test_image_directory(path: str, found: Container) -> None:
     assert container.of_images(path) == found
+
+
+def test_a_fifo_in_the_place_of_a_file_keeps_nobody_waiting(process: Path, tmp_path: Path) -> None:
+    (process / "cgroup").write_text(f"0::/machine.slice/libpod-{ID}.scope\n")
+    storage = tmp_path / "storage/overlay-containers"
+    (storage / ID / "userdata").mkdir(parents=True)
+    os.mkfifo(storage / "containers.json")
+    os.mkfifo(storage / ID / "userdata/config.json")
+    put(tmp_path / f"run/crun/{ID}/status", {"pid": 42, "bundle": f"{storage}/{ID}/userdata"})
+
+    assert container.of_process(42) == Container(runtime="podman", id=ID)
+    assert container.of_images(f"{storage}/{ID}/userdata/checkpoint") == Container(runtime="podman", id=ID)
+
+
+def test_a_long_list_of_containers_takes_no_memory(tmp_path: Path) -> None:
+    userdata = tmp_path / "overlay-containers" / ID / "userdata"
+    userdata.mkdir(parents=True)
+    entry = json.dumps({"id": ID, "names": ["web"], "metadata": [[]] * 1000})
+    other = json.dumps({"id": "x", "names": ["db"], "metadata": [[]] * 1000})
+    (userdata.parent.parent / "containers.json").write_text(f"[{', '.join([other] * 1500 + [entry])}]")
+    tracemalloc.start()
+    try:
+        assert container.of_images(str(userdata)).names == ("web",)
+        assert tracemalloc.get_traced_memory()[1] < 24 << 20
+    finally:
+        tracemalloc.stop()

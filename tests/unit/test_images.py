@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from criu_veth import images, wire
+from criu_veth import images, paths, way, wire
 from criu_veth.errors import InputError
 from criu_veth.images import DamagedError, Device, Namespace
 
@@ -199,7 +201,6 @@ START = ENTRY + 4
         (NETDEV + entry(b"\x09\x00"), f"the field at byte {START} goes beyond its message"),
         (NETDEV + entry(field(1, b"2")), f"the device at byte {START} has bytes for the number of field 1"),
         (NETDEV + device(2, 2, "e", field(7, 1)), f"the device at byte {START} has a number for its address"),
-        (NETDEV + device(2, 2, "e", field(5, b"\xff")), f"the entry at byte {START} has a name that is not UTF-8"),
         (NETDEV + device(2, 2, "e", field(5, 3)), f"the entry at byte {START} has no name"),
     ],
 )
@@ -276,6 +277,59 @@ def test_what_is_no_file_is_not_read(checkpoint: Path) -> None:
     assert str(caught.value) == f"{path}: the image is not a regular file"
 
 
+def test_a_name_that_is_not_utf_8_is_shown_with_its_bytes() -> None:
+    (found,) = images.parse_devices(NETDEV + device(2, 2, "e", field(5, b"w\xffb\xc3\xbc")))
+    assert found.name == r"w\xffbü"
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "directory"])
+def test_nothing_waits_for_what_is_named_like_an_image(checkpoint: Path, kind: str) -> None:
+    """What is opened in the frozen window, and what the commands read."""
+    names = ["netns-9.img", "netdev-9.img", "ifaddr-9.img", "ids-1.img", "files.img"]
+    for name in names:
+        place(checkpoint / name, kind)
+    directory = paths.Directory(str(checkpoint))
+
+    assert [directory.read(name, 64) for name in names] == [None] * len(names)
+    assert not way.images_have_external_netns(directory)
+    assert way.images_hold_devices(directory)
+    assert not way.images_share_netns(directory)
+    assert not way.images_need_ipv6(directory)
+    with pytest.raises(InputError) as caught:
+        images.read(directory)
+    what = "cannot be read: No such device or address" if kind == "socket" else "is not a regular file"
+    assert str(caught.value) == f"{checkpoint}/ifaddr-9.img: the image {what}"
+
+
+def place(path: Path, kind: str) -> None:
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        with contextlib.chdir(path.parent), socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(path.name)
+
+
+def test_an_inventory_that_is_a_fifo_names_no_namespace(checkpoint: Path) -> None:
+    (checkpoint / "inventory.img").unlink()
+    os.mkfifo(checkpoint / "inventory.img")
+    (checkpoint / "ids-1.img").write_bytes(b"")
+
+    assert not way.images_share_netns(str(checkpoint))
+
+
+def test_a_link_named_like_an_image_is_not_followed(checkpoint: Path, tmp_path: Path) -> None:
+    external = tmp_path / "elsewhere"
+    external.write_bytes(NETNS + entry(field(8, b"key")))
+    (checkpoint / "netns-9.img").write_bytes(external.read_bytes())
+    assert way.images_have_external_netns(str(checkpoint))
+    (checkpoint / "netns-9.img").unlink()
+    (checkpoint / "netns-9.img").symlink_to(external)
+
+    assert not way.images_have_external_netns(str(checkpoint))
+
+
 def test_an_image_that_is_too_long_is_not_read(checkpoint: Path) -> None:
     path = checkpoint / "netdev-10.img"
     with path.open("wb") as stream:
@@ -284,4 +338,62 @@ def test_an_image_that_is_too_long_is_not_read(checkpoint: Path) -> None:
     with pytest.raises(InputError) as caught:
         images.read(str(checkpoint))
 
-    assert str(caught.value) == f"{path}: the image is 104857600 bytes long; 33554432 is the most that is read"
+    assert str(caught.value) == f"{path}: the image is 104857600 bytes long; 16777216 is the most that is read"
+
+
+def test_images_that_are_too_long_together_are_not_read(checkpoint: Path) -> None:
+    for number in (10, 11):
+        with (checkpoint / f"route-{number}.img").open("wb") as stream:
+            stream.write(wire.u32(0x45311224) + netlink(0, bytes((10 << 20) - 20)))
+        (checkpoint / f"netdev-{number}.img").write_bytes(NETDEV)
+
+    with pytest.raises(InputError) as caught:
+        images.read(str(checkpoint))
+
+    assert str(caught.value) == (
+        f"{checkpoint}/route-11.img: the image is {10 << 20} bytes long; 16777216 is the most that is read, after"
+        f" {(10 << 20) + len(NETDEV)} of others"
+    )
+
+
+def test_sparse_images_take_no_memory_and_no_time(checkpoint: Path) -> None:
+    for name in ("netns-9.img", "ifaddr-9.img", "files.img"):
+        with (checkpoint / name).open("wb") as stream:
+            stream.truncate(1 << 40)
+    tracemalloc.start()
+    try:
+        assert not way.images_have_external_netns(str(checkpoint))
+        assert way.images_need_ipv6(str(checkpoint)), "what is too large to look through may hold anything"
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_entries_are_counted(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MOST_DEVICES", 2)
+    monkeypatch.setattr(images, "MOST_ENTRIES", 2)
+    put(checkpoint, netdev=NETDEV + GOOD * 2, route=wire.u32(0x45311224) + route(2, "10.9.0.0", 16) * 2)
+    assert images.read(str(checkpoint))
+
+    put(checkpoint, netdev=NETDEV + GOOD * 3)
+    with pytest.raises(InputError) as caught:
+        images.read(str(checkpoint))
+    where = f"{checkpoint}/netdev-10.img"
+    assert str(caught.value) == f"{where}: the image has more than 2 devices, the most that is read"
+
+    put(checkpoint, netdev=NETDEV, route=wire.u32(0x45311224) + route(2, "10.9.0.0", 16) * 3)
+    with pytest.raises(InputError) as caught:
+        images.read(str(checkpoint))
+    where = f"{checkpoint}/route-10.img"
+    assert str(caught.value) == f"{where}: the image has more than 2 entries, the most that is read"
+
+
+def test_namespaces_are_counted(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MOST_NAMESPACES", 2)
+    for number in (10, 11, 12):
+        (checkpoint / f"netdev-{number}.img").write_bytes(NETDEV)
+
+    with pytest.raises(InputError) as caught:
+        images.read(str(checkpoint))
+
+    assert str(caught.value) == f"{checkpoint}: holds images of 3 network namespaces; 2 is the most that is read"

@@ -256,11 +256,12 @@ def test_a_disk_that_is_full(images: Path, file: Path, run: Path, monkeypatch: p
 def test_image_name(images: Path, tmp_path: Path) -> None:
     descriptor = os.open(images, os.O_RDONLY)
     try:
-        assert program.image_name(f"/proc/{PID}/fd/{descriptor}") == "images"
+        assert program.image_name(paths.Sources({}, f"/proc/{PID}/fd/{descriptor}")) == "images"
     finally:
         os.close(descriptor)
-    assert program.image_name("/a/b/") == "b"
-    assert program.image_name(None) == ""
+    assert program.image_name(paths.Sources({}, f"{tmp_path}/images/")) == "images"
+    assert program.image_name(paths.Sources({}, f"{tmp_path}/not there")) == "not there"
+    assert program.image_name(paths.Sources({}, None)) == ""
 
 
 def test_long_image_name_makes_no_name_too_long(tmp_path: Path, file: Path) -> None:

@@ -124,7 +124,7 @@ def test_too_large(tmp_path: Path) -> None:
     path = tmp_path / "f"
     with path.open("wb") as stream:
         stream.truncate(100 << 20)
-    assert read_fault(path) == "F: the state file is 104857600 bytes long; 33554432 is the most it can be"
+    assert read_fault(path) == "F: the state file is 104857600 bytes long; 16777216 is the most it can be"
 
 
 @pytest.mark.parametrize(
