@@ -2,7 +2,7 @@
 
 import msgspec
 
-from criu_veth import capture
+from criu_veth import capture, policy
 from criu_veth import verify as comparison
 from criu_veth.errors import CriuVethError
 from criu_veth.state import State, Veth
@@ -18,4 +18,6 @@ def verify(wanted: bytes, captured: bytes, pid: int) -> list[str]:
     except CriuVethError as error:
         return [f"warning: cannot verify: {fault}" for fault in error.faults]
     differences = comparison.compare(veths, found, msgspec.json.decode(captured, type=State | None))
-    return [f"warning: verify: {difference}" for difference in differences] or [f"verified: {len(veths)} as asked for"]
+    refused = [f"notice: verify: {line}" for line in policy.lines(veths)]
+    said = [f"warning: verify: {difference}" for difference in differences] or [f"verified: {len(veths)} as asked for"]
+    return refused + said

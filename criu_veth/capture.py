@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from criu_veth import __version__, bounds, container, fit, netlink, ovs, pairs, rules, tree, wire
+from criu_veth import __version__, bounds, container, fit, netlink, ovs, pairs, rules, tcattrs, tree, wire
 from criu_veth.bounds import Some, is_utf8, shown
 from criu_veth.entries import Entries
 from criu_veth.errors import OperationError
@@ -58,7 +58,6 @@ _IPV6_OFF = ("ipv6", "disable_ipv6", "1")
 #: Queueing disciplines that the kernel gives a device by itself.
 _DEFAULT_QDISCS = {"noqueue", "pfifo_fast", "mq", "fq_codel"}
 _UNCHANGED_QDISCS = {"noqueue", "noop"}
-_REPLAYED_QDISCS = {"tbf", "htb", "ingress", "clsact", "pfifo", "bfifo"}
 _LOST_ROUTES = {
     netlink.RTA_MULTIPATH: "with several next hops",
     netlink.RTA_NH_ID: "by a nexthop object",
@@ -67,8 +66,6 @@ _LOST_ROUTES = {
 _INGRESS_QDISCS = {"ingress", "clsact"}
 _MASTERS = {"bridge", "vrf", "bond", "team"}
 _CLASSFUL = {"htb"}  # the classes of the others are made by the kernel
-_REPLAYED_FILTERS = {"u32"}
-_U32_ACTION, _U32_POLICE = 7, 6
 _TCA_HTB_INIT = 2
 _U32_HASH, _U32_FLAGS, _U32_COUNTERS = 2, 11, (9, 12)  # TCA_U32_*; PCNT and the padding after it
 _U32_NODE = 0xFFF
@@ -528,7 +525,7 @@ class _OuterEnds:
         classes = [
             _class(entry)
             for entry in self._taken(link, "classes", entries.classes(index, self._notes.outer.room))
-            if rules.tc_text(entry["handle"] & 0xFFFF0000) in classful
+            if rules.tc_text(entry["handle"] & 0xFFFF0000) in classful and not self._lost(link, _class_fault(entry))
         ]
         filters = [
             _filter(entry)
@@ -559,8 +556,10 @@ def _is_default(entry: Message) -> bool:
 def _qdisc_fault(entry: Message) -> str | None:
     """Say what of a queueing discipline cannot be put back."""
     kind = entry.get("TCA_KIND")
-    if kind not in _REPLAYED_QDISCS:
+    if kind not in tcattrs.QDISCS:
         return f"its queueing discipline {kind}"
+    if fault := tcattrs.qdisc_fault(kind, _qdisc_options(entry)):
+        return f"its queueing discipline {kind} ({fault})"
     if entry.get("TCA_INGRESS_BLOCK") or entry.get("TCA_EGRESS_BLOCK"):
         return f"the shared filter block of its {kind}"
     return None
@@ -585,8 +584,12 @@ def _qdisc(entry: Message) -> Qdisc:
         kind=entry.get("TCA_KIND"),
         handle=rules.tc_text(entry["handle"]),
         parent=rules.tc_text(entry["parent"]),
-        options=(_htb_options(entry) if entry.get("TCA_KIND") == "htb" else _options(entry)).hex(),
+        options=_qdisc_options(entry).hex(),
     )
+
+
+def _qdisc_options(entry: Message) -> bytes:
+    return _htb_options(entry) if entry.get("TCA_KIND") == "htb" else _options(entry)
 
 
 def _htb_options(entry: Message) -> bytes:
@@ -611,6 +614,11 @@ def _class(entry: Message) -> TcClass:
         parent=rules.tc_text(entry["parent"]),
         options=_options(entry).hex(),
     )
+
+
+def _class_fault(entry: Message) -> str | None:
+    fault = tcattrs.class_fault(entry.get("TCA_KIND"), _options(entry))
+    return f"its class {rules.tc_text(entry['handle'])} ({fault})" if fault else None
 
 
 def _filter(entry: Message) -> Filter:
@@ -651,11 +659,13 @@ def _options(entry: Message) -> bytes:
 def _filter_fault(entry: Message) -> str | None:
     """Say what of a filter cannot be put back."""
     kind = entry.get("TCA_KIND")
-    if kind not in _REPLAYED_FILTERS:
-        return f"its filter {kind} (priority {entry['info'] >> 16})"
-    if any(number in (_U32_ACTION, _U32_POLICE) for number, _ in wire.attrs(_options(entry), 0)):
-        return f"the action of its filter {kind} (priority {entry['info'] >> 16})"
-    return None
+    named = f"its filter {kind} (priority {entry['info'] >> 16})"
+    if kind not in tcattrs.FILTERS:
+        return named
+    if tcattrs.action_of(kind, _options(entry)):
+        return f"the action of {named}"
+    fault = tcattrs.filter_fault(kind, _u32_options(entry))
+    return f"{named}, for {fault}," if fault else None
 
 
 def _is_implied(entry: Message) -> bool:

@@ -198,6 +198,22 @@ class Match(Table, frozen=True, kw_only=True):
     hostname: Patterns = []
 
 
+#: What a state file that this host did not write may not have done by itself: see `criu_veth.policy`.
+Allowed = Literal[
+    "names", "macs", "masters", "addresses", "default-route", "routes", "rules", "sysctls", "neighbours", "fdb"
+]
+
+
+class Trust(Table, frozen=True, kw_only=True):
+    """``[trust]``: what a state file that this host did not write may have done.
+
+    ``allow`` names what, ``images = "root"`` says that whoever writes images is trusted as root is.
+    """
+
+    allow: list[Allowed] = []
+    images: Literal["data", "root"] = "data"
+
+
 class File(Table, frozen=True, kw_only=True):
     """The whole mapping file, as it is written.
 
@@ -214,6 +230,7 @@ class File(Table, frozen=True, kw_only=True):
     announcements: Announcements = Announcements()
     verify: bool = False
     match: Match = Match()
+    trust: Trust = Trust()
 
 
 class VethConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -261,6 +278,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     announcements: Announcements = Announcements()
     verify: bool = False
     adopted: str = "dress"
+    trust: Trust = Trust()
     notices: tuple[str, ...] = ()
 
 
@@ -434,6 +452,7 @@ class _Checker:
             announcements=file.announcements,
             verify=file.verify,
             adopted=file.adopted,
+            trust=file.trust,
             notices=tuple(self._notices),
         )
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec.structs import replace
 
-from criu_veth import bounds, capture, config, container, match, paths, prepare, state, tree, unrestorable, wire
+from criu_veth import bounds, capture, config, container, match, paths, prepare, seal, state, tree, unrestorable, wire
 from criu_veth.errors import InputError, OperationError
 from criu_veth.netlink import Kernel
 from criu_veth.way import Way
@@ -28,7 +28,7 @@ def run(
     if not settings.enabled:
         return ["the outer ends are not captured ([capture] enabled = false)"]
     try:
-        captured = write(pid, state.path_in(str(sources.image_dir)), sources.images)
+        captured, unsealed = write(pid, state.path_in(str(sources.image_dir)), sources.images)
     except OperationError as error:
         if not os.path.exists(f"/proc/{pid}"):
             return [f"notice: there is no process {pid}: nothing captured"]
@@ -42,7 +42,7 @@ def run(
     names = ", ".join(f"{veth.inner.ifname}: {veth.outer.ifname}" for veth in captured.veths)
     return [
         *(f"warning: {warning}" for warning in (*captured.warnings, *warnings)),
-        *(f"notice: {note}" for note in captured.notes),
+        *(f"notice: {note}" for note in (*captured.notes, *unsealed)),
         f"captured {names}" if names else "notice: the container has no veth to the host",
     ]
 
@@ -98,24 +98,46 @@ def _prepare_ahead(
     return []
 
 
-def write(pid: int, path: str, within: paths.Directory | None = None) -> state.State:
-    """Capture the container of ``pid`` and write the state file at ``path``; ``within`` as for `state.write`.
+def write(pid: int, path: str, within: paths.Directory | None = None) -> tuple[state.State, list[str]]:
+    """Capture the container of ``pid``, write the state file at ``path`` and seal it as this host's own.
 
-    One that says the same already is left as it is: a restore may have been prepared with it. Raises OperationError.
+    ``within`` is as for `state.write`.
+
+    One that says the same already is left as it is: a restore may have been prepared with it. The second part of the
+    result says why it is not sealed, if it is not. Raises OperationError.
     """
     captured = capture.capture(pid)
-    if _says_the_same(path, within, captured):
-        return captured
+    there = _the_same(path, within, captured)
+    unsealed = sealed(there or state.encode(captured), path, within)
+    if there is not None:
+        return captured, unsealed
     try:
         state.write(captured, path, within)
     except OSError as error:
         raise OperationError(f"cannot write {path}: {error.strerror}") from None
-    return captured
+    return captured, unsealed
 
 
-def _says_the_same(path: str, within: paths.Directory | None, captured: state.State) -> bool:
+def sealed(data: bytes, path: str, within: paths.Directory | None = None) -> list[str]:
+    """Seal what the state file at ``path`` holds or is about to hold; return why that could not be, which harms little.
+
+    The seal comes first: what is made ahead of a restore hangs on the state file, and then finds it.
+    """
     try:
-        found = state.read(path, within)
+        seal.write(data, path, within)
+    except seal.NoKeyError as error:
+        return [f"the capture is not marked as this host's own: {error}"]
+    except OSError as error:
+        return [f"the capture is not marked as this host's own: {seal.path_for(path)}: {error.strerror}"]
+    return []
+
+
+def _the_same(path: str, within: paths.Directory | None, captured: state.State) -> bytes | None:
+    """Return what the state file at ``path`` holds, if it says the same as ``captured``."""
+    try:
+        data = state.read_bytes(path, within)
+        found = state.parse(data, path)
     except InputError:
-        return False
-    return replace(found, host=replace(found.host, created=captured.host.created)) == captured
+        return None
+    same = replace(found, host=replace(found.host, created=captured.host.created)) == captured
+    return data if same else None

@@ -19,15 +19,19 @@ from criu_veth import (
     ownership,
     paths,
     plan,
+    policy,
     preflight,
     program,
+    provenance,
     resolve,
+    segments,
     state,
     unrestorable,
     wire,
 )
 from criu_veth.container import of_process
 from criu_veth.errors import InputError, OperationError
+from criu_veth.provenance import Provenance
 from criu_veth.state import Container, Veth
 from criu_veth.way import Way
 
@@ -38,8 +42,8 @@ _MADE_BY_CRIU = Way(told=True)
 class Inputs(NamedTuple):
     """What was read: ``config`` and ``state``, None where there is no such file; ``files`` is how these were before.
 
-    ``chosen`` says how the mapping file was found, where several were to choose from; ``lacking`` is a notice of what
-    this host lacks and ``state`` is therefore without.
+    ``chosen`` says how the mapping file was found, where several were to choose from; ``provenance`` where the state
+    file comes from; ``lacking`` is a notice of what this host lacks and ``state`` is therefore without.
     """
 
     sources: paths.Sources
@@ -47,6 +51,7 @@ class Inputs(NamedTuple):
     config: config.Config | None
     state: state.State | None
     chosen: tuple[match.Decision, ...] = ()
+    provenance: Provenance = Provenance()
     lacking: str | None = None
 
     @property
@@ -56,20 +61,29 @@ class Inputs(NamedTuple):
 
 
 def read(
-    environ: Mapping[str, str], image_dir: paths.Directory | str | None, container: Container | None = None
+    environ: Mapping[str, str],
+    image_dir: paths.Directory | str | None,
+    container: Container | None = None,
+    *,
+    ahead: bool = False,
 ) -> Inputs:
     """Read the mapping file and the state file, where there are any.
 
-    ``container`` is what is known of the container beside what the images say. Raises InputError.
+    ``container`` is what is known of the container beside what the images say; ``ahead`` if those are not written yet.
+    Raises InputError.
     """
     sources = paths.Sources(dict(environ), image_dir)
     files = program.files_of(sources)  # first: a file that changes after it was read is a change
-    found = state.read(sources.state, sources.images) if sources.state else None
+    found, origin = None, Provenance()
+    if sources.state:
+        data = state.read_bytes(sources.state, sources.images)
+        found = state.parse(data, sources.state)
+        origin = provenance.of(data, found, sources.state, sources.images, with_images=not ahead)
     known = [one for one in (container, found.container if found else None) if one is not None]
     chosen = match.choose(sources, match.subject(sources.image_dir, *known))
     here, without = lacking.fit(found, _has_sysctl) if found else (None, None)
     mapping = config.load(sources.config, sources.within(sources.config)) if sources.config else None
-    return Inputs(sources, files, mapping, here, tuple(chosen), without)
+    return Inputs(sources, files, mapping, here, tuple(chosen), origin, without)
 
 
 def _has_sysctl(path: str) -> bool:
@@ -90,16 +104,26 @@ def nothing_to_go_by(sources: paths.Sources) -> str:
 def desired(inputs: Inputs, way: Way | None = None) -> tuple[Veth, ...]:
     """Return the ends that a restore of these images on this host should have.
 
-    ``way`` is how the inner ends come back; by default CRIU makes them. Raises InputError.
+    ``way`` is how the inner ends come back; by default CRIU makes them. Raises InputError, or OperationError if the
+    kernel cannot be asked.
     """
     placeholders = {"hostname": os.uname().nodename, "image": program.image_name(inputs.sources)}
-    veths = resolve.resolve(inputs.config, inputs.state, placeholders, way)
+    veths = resolve.resolve(inputs.config, inputs.state, placeholders, way, **inputs.provenance._asdict())
+    try:
+        veths = segments.limit(veths)
+    except OSError as error:
+        raise OperationError(f"cannot ask this host for its routes: {error}") from None
     if netlink.renews_added_routes():
         return veths
     return tuple(
         msgspec.structs.replace(veth, netns=resolve.lasting_routes(veth.netns)) if veth.netns else veth
         for veth in veths
     )
+
+
+def refusals(veths: tuple[Veth, ...], inputs: Inputs) -> list[str]:
+    """Say what the state file asks for and may not have done, and the line of the mapping file that would allow it."""
+    return policy.lines(veths, inputs.config.trust.allow if inputs.config else ())
 
 
 def preflight_here(veths: tuple[Veth, ...], *, ahead: bool = False, decided: bool = False) -> preflight.Findings:
@@ -191,7 +215,7 @@ def prepare_ahead(
     made = []
     for way in ways:
         try:
-            inputs = read(environ, image_dir)
+            inputs = read(environ, image_dir, ahead=True)
             veths = desired(inputs, way)
             found = preflight_here(veths, ahead=True)
             if not found.faults:
@@ -255,7 +279,7 @@ def _names(veths: tuple[Veth, ...], mapping: config.Config | None) -> tuple[tupl
 
 def remarks(veths: tuple[Veth, ...], inputs: Inputs, found: preflight.Findings, way: Way) -> tuple[str, ...]:
     """Return what is said at pre-restore, each with ``warning: `` or ``notice: `` before it."""
-    warnings = [*(inputs.config.notices if inputs.config else ()), *found.warnings]
+    warnings = [*(inputs.config.notices if inputs.config else ()), *refusals(veths, inputs), *found.warnings]
     notices = [inputs.lacking] if inputs.lacking else []
     notices += [veth.overruled for veth in veths if veth.overruled]
     if not (inputs.config or inputs.state) and (way.devices or way.adopt):

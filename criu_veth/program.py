@@ -20,7 +20,7 @@ from criu_veth.actions import RESTORE_STAGES
 from criu_veth.way import EXTERNAL, Way
 
 #: To be raised with every change of what the operations of `execute` hold, or of the header.
-FORMAT = 5
+FORMAT = 6
 MAGIC = f"criu-veth program {FORMAT} {__version__} {sys.implementation.cache_tag}\n".encode()
 
 #: So many programs are kept, and so many bytes of them; the oldest go first. One that is gone is made anew.

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from criu_veth import ownership, rules
+from criu_veth import ownership, policy, rules
 from criu_veth.config import Config, VethConfig, expand, has_no_mac
 from criu_veth.errors import InputError
 from criu_veth.state import PAIRS, Adopted, CapturedVeth, End, Inner, Outer, Ovs, State, Veth
@@ -41,16 +41,25 @@ NEW_PORT = {
 
 
 def resolve(
-    config: Config | None, state: State | None, placeholders: Mapping[str, str], way: Way | None = None
+    config: Config | None,
+    state: State | None,
+    placeholders: Mapping[str, str],
+    way: Way | None = None,
+    *,
+    foreign: str = "",
+    inside: policy.Inside | None = None,
 ) -> tuple[Veth, ...]:
     """Return the desired ends: those captured, in their order, then those that only the mapping file names.
 
     ``placeholders`` gives ``hostname`` and ``image``; ``way`` how the inner ends come back (by default CRIU makes
-    them all). Raises InputError with every name that comes out impossible, and every contradiction.
+    them all); ``foreign`` why the state file is not this host's own, if it is not, and ``inside`` what CRIU's images
+    say of the container: `criu_veth.policy` decides then what counts. Raises InputError with every name that comes out
+    impossible, and every contradiction.
     """
     faults: list[str] = []
     entries = {entry.inner: entry for entry in config.veths} if config else {}
-    made = _Resolver(config, placeholders, way, faults)
+    limits = (policy.own(state, inside), policy.trust(config, foreign))
+    made = _Resolver(config, placeholders, way, faults, limits)
     veths = []
     for number, captured in enumerate(state.veths if state else ()):
         base = _as_captured(captured, made.remap, f"veths[{number}] of the state file")
@@ -73,24 +82,31 @@ class _Resolver:
     """Resolves one veth after the other; what is wrong with them is collected in ``faults``."""
 
     def __init__(
-        self, config: Config | None, placeholders: Mapping[str, str], way: Way | None, faults: list[str]
+        self,
+        config: Config | None,
+        placeholders: Mapping[str, str],
+        way: Way | None,
+        faults: list[str],
+        limits: tuple[policy.Own, policy.Trust],
     ) -> None:
         self.remap = config.remap_bridge if config else {}
         self._adopted = config.adopted if config else "dress"
         self._placeholders = placeholders
         self._way = way
         self._faults = faults
+        self._limits = limits
 
     def veth(self, captured: Veth, entry: VethConfig | None) -> Veth:
         """Return one veth as it should be: what ``entry`` says over what was ``captured``, as far as it is ours."""
         if self._way is None:
+            captured = self._limited(captured, entry, "")
             return _overlay(captured, entry, self._placeholders, self._faults) if entry else captured
         mode = _mode(captured, entry, self._way, self._faults)
         if entry is not None and entry.netns is not None and (why := ownership.inner_fault(entry.netns, mode)):
             self._faults.append(f'{entry.where}.netns: "{entry.inner}": {why}')
-        if ownership.is_made_with_what_was_told(mode):
-            captured = _as_told(captured, entry, *self._way.names_of(captured.inner))
-        captured = msgspec.structs.replace(captured, mode=mode)
+        told = self._way.names_of(captured.inner) if ownership.is_made_with_what_was_told(mode) else ("", "")
+        captured = msgspec.structs.replace(_as_told(captured, entry, *told), mode=mode)
+        captured = self._limited(captured, entry, told[0])
         veth = captured
         if entry is not None:
             of_others: list[str] = []  # what only matters where the pair is made here
@@ -101,6 +117,12 @@ class _Resolver:
         if ownership.may_be_foreign(mode):
             veth = self._as_adopted(veth, captured, entry)
         return veth
+
+    def _limited(self, captured: Veth, entry: VethConfig | None, told: str) -> Veth:
+        """Leave out what the state file may not have done."""
+        before = captured.outer.ifname
+        limited = policy.limit(captured, entry, told, *self._limits)
+        return msgspec.structs.replace(limited, outer=_renamed(limited.outer, before))
 
     def _as_adopted(self, veth: Veth, captured: Veth, entry: VethConfig | None) -> Veth:
         """Add what is done to a pair that somebody else has made; that is all if it is certain that somebody has."""

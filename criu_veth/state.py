@@ -345,6 +345,17 @@ class Adopted(Data, frozen=True, kw_only=True):
     inner: Inner
 
 
+class Refused(Data, frozen=True, kw_only=True):
+    """What of a capture is not put back, and why: see `criu_veth.policy`.
+
+    ``kind`` is the word of the mapping file that would allow it; without one nothing does, and ``things`` say why.
+    """
+
+    kind: Text
+    things: tuple[str, ...]
+    why: str = ""
+
+
 class Veth(Data, frozen=True, kw_only=True):
     """One pair as a restore should leave it.
 
@@ -356,7 +367,9 @@ class Veth(Data, frozen=True, kw_only=True):
     Open vSwitch at the dump. ``named`` if the outer end's name comes from the mapping file. ``adopted`` is there where
     somebody else makes the pair or may do so; if that is certain, ``outer`` has no more than what the mapping file
     asks for, and an empty name leaves the maker's. ``was`` is the outer end's name at the dump, ``overruled`` what of
-    the capture criu's caller overruled. ``namespace`` is as in `CapturedVeth`.
+    the capture criu's caller overruled, ``refused`` what of it is not put back, and ``claimed`` which
+    addresses, and ``led`` which routes' destinations, only where nobody else has them (see `criu_veth.segments`).
+    ``namespace`` is as in `CapturedVeth`.
     """
 
     inner: str
@@ -377,6 +390,9 @@ class Veth(Data, frozen=True, kw_only=True):
     adopted: Adopted | None = None
     was: str = ""
     overruled: str = ""
+    refused: tuple[Refused, ...] = ()
+    claimed: tuple[str, ...] = ()
+    led: tuple[str, ...] = ()
     namespace: int = 0
 
     @property
@@ -437,6 +453,14 @@ def read(path: str, within: paths.Directory | None = None) -> State:
     That of an image directory is opened ``within`` it, and ``path`` is for messages. Raises InputError that says where
     it is wrong.
     """
+    return parse(read_bytes(path, within), path)
+
+
+def read_bytes(path: str, within: paths.Directory | None = None) -> bytes:
+    """Return what a state file holds; see `read`.
+
+    Raises InputError.
+    """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         if within is None:
@@ -453,7 +477,7 @@ def read(path: str, within: paths.Directory | None = None) -> State:
         if info.st_size > MAX_SIZE:
             raise InputError(f"{path}: the state file is {info.st_size} bytes long; {MAX_SIZE} is the most it can be")
         with os.fdopen(descriptor, "rb", closefd=False) as stream:
-            return parse(stream.read(MAX_SIZE + 1), path)
+            return stream.read(MAX_SIZE + 1)
     finally:
         os.close(descriptor)
 

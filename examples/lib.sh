@@ -36,7 +36,8 @@ export HOME=/run/example LC_ALL=C.UTF-8
 umask 022
 mount -t tmpfs -o mode=755 tmpfs /run # the hook and CRIU keep things there
 [ ! -d /etc/criu ] || mount -t tmpfs -o mode=755 tmpfs /etc/criu
-mkdir -p "$HOME/bin"
+mkdir -p "$HOME/bin" "$HOME/var-lib" "$HOME/work-var-lib" # the key of this host's captures is in /var/lib
+mount -t overlay -o "lowerdir=/var/lib,upperdir=$HOME/var-lib,workdir=$HOME/work-var-lib" overlay /var/lib
 cd "$HOME"
 ln -s "$CRIU" bin/criu
 ln -s "$project/.venv/bin/criu-veth" bin/criu-veth

@@ -27,6 +27,11 @@ class Inputs(NamedTuple):
         """What was noticed when the files were read, and what of the capture criu is told otherwise."""
         return (*self.read.notices, *(veth.overruled for veth in self.veths if veth.overruled))
 
+    @property
+    def refused(self) -> list[str]:
+        """What the state file asks for and may not have done, each with the line that would allow it."""
+        return prepare.refusals(self.veths, self.read)
+
     def chosen(self, *, always: bool = False) -> list[str]:
         """Return which mapping files there were to choose from, and why each was used or not.
 

@@ -150,6 +150,7 @@ _KEYS: dict[str, dict[str, Schema]] = {
         "verify": {"description": "Compare the kernel with what was asked for once the container runs, and say it."},
         "announcements": {"description": "How often the network is told where the container is now."},
         "match": {"description": "For which containers a file in /etc/criu/criu-veth.d is."},
+        "trust": {"description": "What a state file that this host did not write may have done."},
     },
     "Defaults": _VETH,
     "VethTable": _VETH,
@@ -179,6 +180,13 @@ _KEYS: dict[str, dict[str, Schema]] = {
     "Announcements": {
         "repeat": {"description": "How many times more the container is announced after the restore."},
         "interval": {"description": "Seconds between two announcements."},
+    },
+    "Trust": {
+        "allow": {"description": "What it may have done beyond what an ordinary migration needs."},
+        "images": {
+            "description": "data: a state file is data, and does no more than that; root: whoever writes images may do"
+            " all that root may."
+        },
     },
     "Capture": {
         "enabled": {"description": "Read the outer ends at the dump and keep them in the image directory."},

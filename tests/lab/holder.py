@@ -27,22 +27,26 @@ MOUNTS = (
     ("tmpfs", "/run", "mode=755"),
     ("overlay", "/etc", "lowerdir=/etc,upperdir=/run/lab/upper,workdir=/run/lab/work"),
     ("tmpfs", "/etc/criu", "mode=755"),
+    ("overlay", "/var/lib", "lowerdir=/var/lib,upperdir=/run/lab/upper-lib,workdir=/run/lab/work-lib"),
     ("sysfs", "/sys", ""),
     ("", "/run/lab/root", ""),
 )
-DIRECTORIES = {"/run": ("/run/lab/upper", "/run/lab/work", "/run/lab/root", "/run/mount"), "/etc": ("/etc/criu",)}
+DIRECTORIES = {
+    "/run": (*(f"/run/lab/{name}" for name in ("upper", "work", "upper-lib", "work-lib", "root")), "/run/mount"),
+    "/etc": ("/etc/criu",),
+}
 
 # The system calls themselves: a dozen of mount's and umount's processes would take longer than many a test.
 libc = ctypes.CDLL(None, use_errno=True)
 
 
 def prepare() -> None:
-    """Give the host its own /run, /etc above the real one, empty /etc/criu, and /sys; set lo up."""
+    """Give the host its own /run, /etc and /var/lib above the real ones, empty /etc/criu, and /sys; set lo up."""
     # Mounts that lie hidden below others confuse CRIU, so the old ones go first, newest first.
     with open("/proc/self/mountinfo", encoding="utf-8") as mountinfo:
         points = [line.split()[4] for line in mountinfo]
     for point in reversed(points):
-        if (point + "/").startswith(("/run/", "/etc/", "/sys/")):
+        if (point + "/").startswith(("/run/", "/etc/", "/sys/", "/var/lib/")):
             succeed(libc.umount2(point.encode(), MNT_DETACH), point)
     for kind, point, data in MOUNTS:
         source, flags = (kind, 0) if kind else ("/", MS_BIND)

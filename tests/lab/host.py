@@ -29,7 +29,7 @@ SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 class Host:
     """An anonymous host: own network, mount and UTS namespaces, the machine's PIDs and files.
 
-    Private are /run (empty), /etc (the machine's below, writes vanish), /etc/criu (empty) and /sys
+    Private are /run (empty), /etc and /var/lib (the machine's below, writes vanish), /etc/criu (empty) and /sys
     (its /sys/class/net shows this host's links; fs/cgroup is empty). `lo` is up. Use it as a
     context manager; leaving it, or the death of the test process, kills everything that was
     started in it, restored processes too, and leaves nothing behind.

@@ -65,7 +65,7 @@ def test_capture_writes_the_same_to_a_file(host: Host, container: Container, ima
         json.loads(text) for text in (file.read_text(), cli(host, "capture", "--pid", container.pid).stdout)
     )
     assert written["veths"] == printed["veths"]
-    assert [path.name for path in images.iterdir()] == ["criu-veth.json"]
+    assert sorted(path.name for path in images.iterdir()) == ["criu-veth.json", "criu-veth.seal"]
 
 
 def test_capture_says_what_it_leaves_out(host: Host, container: Container) -> None:

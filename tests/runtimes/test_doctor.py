@@ -44,6 +44,15 @@ def test_before_and_after_install(node: Node, install: Callable[..., None]) -> N
     assert any(level == "ok" and "has veth, bridge, " in text for level, text in found["kernel"])
 
 
+def test_install_makes_the_key_of_this_hosts_captures(node: Node, install: Callable[..., None]) -> None:
+    install("runc")
+    key = node.path("/var/lib/criu-veth/key")
+    made = key.read_bytes()
+    assert (len(made), key.stat().st_mode & 0o777, key.parent.stat().st_mode & 0o777) == (32, 0o600, 0o700)
+    install("crun")
+    assert key.read_bytes() == made
+
+
 def test_a_hook_that_does_not_start(node: Node, install: Callable[..., None]) -> None:
     install("runc")
     hook = node.path(HOOK)

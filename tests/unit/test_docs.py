@@ -14,6 +14,7 @@ PROJECT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     [
         PROJECT / "README.md",
+        PROJECT / "SECURITY.md",
         *PROJECT.glob("docs/**/*.md"),
         *PROJECT.glob("examples/**/*.md"),
         PROJECT / "tests/README.md",

@@ -74,7 +74,7 @@ def test_advertised_route_lasts_where_an_advertisement_would_end_it(
     by_hand = Route(dst="fd00:1::/64", family=10, via="fe80::2", protocol=4, expires=60)
     routes = (Route(dst="default", family=10, via="fe80::1", protocol=9, expires=600), by_hand)
     veths = (Veth(inner="eth0", outer=Outer(ifname="web0"), netns=Inner(ifname="eth0", routes=routes)),)
-    monkeypatch.setattr(prepare.resolve, "resolve", lambda *_: veths)
+    monkeypatch.setattr(prepare.resolve, "resolve", lambda *_, **__: veths)
 
     (found,) = prepare.desired(prepare.read({}, str(tmp_path)))
 

@@ -71,9 +71,9 @@ OUTER = Outer(
     fdb=(FdbEntry(mac="02:00:00:00:00:10"), FdbEntry(mac="02:00:00:00:00:10", vlan=7)),
     ovs=Ovs(bridge="obr0", tag=10, trunks=(20, 30), external_ids={"a.b": "c"}, ingress_policing_rate=1000),
     rules=(Rule(family="inet", priority=100, table=7, iif="web0"), Rule(family="inet", priority=100, oif="web0")),
-    qdiscs=(Qdisc(kind="htb", handle="1:", parent="root", options="00"),),
-    classes=(TcClass(kind="htb", handle="1:10", parent="1:", options="01"),),
-    filters=(Filter(kind="u32", parent="1:", priority=1, protocol=2048, handle=0x800, options="02"),),
+    qdiscs=(Qdisc(kind="htb", handle="1:", parent="root", options="0800050001000000"),),
+    classes=(TcClass(kind="htb", handle="1:10", parent="1:", options="0c0006000100000000000000"),),
+    filters=(Filter(kind="u32", parent="1:", priority=1, protocol=2048, handle=0x800, options="0800010010000100"),),
 )
 INNER = Inner(**COMMON, ifname="eth0", ifindex=2)
 
@@ -226,8 +226,8 @@ def as_tuple(name: str) -> tuple[object, ...]:
             ["veths[eth0].outer.rules[inet 100 again].oif: wanted web0, found web1"],
         ),
         (
-            with_outer(qdiscs=(replace(OUTER.qdiscs[0], options="ff"),)),
-            ["veths[eth0].outer.qdiscs[1:].options: wanted 00, found ff"],
+            with_outer(qdiscs=(replace(OUTER.qdiscs[0], options="0800050002000000"),)),
+            ["veths[eth0].outer.qdiscs[1:].options: wanted 0800050001000000, found 0800050002000000"],
         ),
         (with_outer(filters=()), ["veths[eth0].outer.filters[1: 1 800]: wanted, but not there"]),
         (

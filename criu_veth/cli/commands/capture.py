@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from criu_veth.cli import output
@@ -31,7 +33,7 @@ def command(pid: int, file: str | None) -> None:
     It is what the hook does at the dump. The result is a state file; one that is called criu-veth.json in an image
     directory is what a restore from there goes by. The container is only looked at.
     """
-    from criu_veth import capture, state
+    from criu_veth import capture, dump, paths, state
     from criu_veth.cli import host
 
     host.refuse_no_container(pid)
@@ -41,7 +43,9 @@ def command(pid: int, file: str | None) -> None:
     if file is None:
         click.echo(state.encode(captured), nl=False)
         return
+    unsealed = dump.sealed(state.encode(captured), file) if os.path.basename(file) == paths.STATE_NAME else []
     try:
         state.write(captured, file)
     except OSError as error:
         raise OperationError(f"cannot write {file}: {error.strerror}") from None
+    output.notice(*unsealed)

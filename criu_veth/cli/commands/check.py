@@ -77,7 +77,7 @@ def _examine(file: str | None, images: str | None, mode: str | None, external: t
         sources,
         plan=plan.make(read.veths),
         error=OperationError(*found.faults) if found.faults else None,
-        warnings=(*_not_root(), *running, *found.warnings, *lost, *locks.everywhere()),
+        warnings=(*_not_root(), *running, *read.refused, *found.warnings, *lost, *locks.everywhere()),
         notices=(*read.notices, *others),
     )
 

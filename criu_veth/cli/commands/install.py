@@ -41,6 +41,8 @@ def command(runtimes: tuple[str, ...], root: str, yes: bool, python: str | None)
     /etc/criu/crun.conf for crun and /etc/criu/default.conf for criu itself; what is in them stays. lxc-checkpoint reads
     no such file, so its command line is printed. What will change is shown first, and nothing is if all is there.
 
+    The key by which this host knows its own captures, /var/lib/criu-veth/key, is made unless there is one.
+
     Exit status: 0 all is there now, 1 it could not be done or was refused, 2 the call or a file is wrong.
     """
     from criu_veth import install
@@ -50,8 +52,20 @@ def command(runtimes: tuple[str, ...], root: str, yes: bool, python: str | None)
     planned = install.plan_install(chosen, root, hookfile.find(), interpreter)
     output.warning(*_warnings(chosen, root, interpreter))
     changes.carry_out(planned, root=root, yes=yes)
+    if root == "/" and os.geteuid() == 0:
+        _make_key()
     for line in _last_words(chosen, install.HOOK):
         click.echo(line)
+
+
+def _make_key() -> None:
+    """Make the key with which this host knows its own captures; an image of a system must not bring one along."""
+    from criu_veth import seal
+
+    try:
+        seal.make_key()
+    except seal.NoKeyError as error:
+        output.warning(f"what this host captures cannot be marked as its own: {error}")
 
 
 def _present(root: str) -> list[str]:

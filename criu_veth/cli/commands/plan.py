@@ -39,8 +39,9 @@ def command(
 ) -> None:
     """Print what the hook would do at each action of a restore.
 
-    FILE is the mapping file; without one it is found as the hook finds it. The host is not looked at (see check), and
-    an operation whose result is there already is left as it is.
+    FILE is the mapping file; without one it is found as the hook finds it. The host is not looked at (see check), but
+    for who has an address that a capture from elsewhere claims. An operation whose result is there already is left as
+    it is.
     """
     from criu_veth import plan
     from criu_veth.cli import inputs
@@ -48,6 +49,7 @@ def command(
     read = inputs.read(file, images, mode, container, external)
     made = plan.make(read.veths)
     output.notice(*read.notices, *read.chosen(always=container is not None))
+    output.warning(*read.refused)
     if as_json:
         output.as_json(_report(read, made))
     elif not any(made.operations.values()):
@@ -68,6 +70,7 @@ def _report(read: Inputs, made: Plan) -> dict[str, object]:
         "config": read.sources.config,
         "state": read.sources.state,
         "chosen": [decision._asdict() for decision in read.read.chosen],
+        "refused": read.refused,
         "operations": _as_builtins(made),
     }
 

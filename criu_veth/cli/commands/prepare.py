@@ -35,7 +35,7 @@ def command(images: str, mode: str | None, external: tuple[str, ...]) -> None:
     found, running, others = host.examine(read.veths)
     output.notice(*read.notices, *others)
     lost = prepare.lost_in_images(images, read.way)
-    output.warning(*running, *found.warnings, *lost)
+    output.warning(*running, *read.refused, *found.warnings, *lost)
     if found.faults:
         raise OperationError(*found.faults)
     found = found.with_warnings(lost)

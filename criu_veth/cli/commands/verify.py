@@ -49,7 +49,7 @@ def command(
     if as_json:
         output.as_json(_as_builtins(read, differences, _of_others(read, found)))
     else:
-        output.notice(*read.notices, *_unseen(read), *_of_others(read, found))
+        output.notice(*read.notices, *read.refused, *_unseen(read), *_of_others(read, found))
         _print(read, differences)
     click.get_current_context().exit(EXIT_FAILED if differences else 0)
 
@@ -85,5 +85,5 @@ def _as_builtins(read: Inputs, differences: list[Difference], of_others: list[st
         "config": read.sources.config,
         "state": read.sources.state,
         "differences": [difference._asdict() for difference in differences],
-        "notices": [*read.notices, *_unseen(read), *of_others],
+        "notices": [*read.notices, *read.refused, *_unseen(read), *of_others],
     }
