@@ -7,10 +7,13 @@ descriptors and children of its own, and may ignore SIGCHLD.
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from criu_veth import actions, execute, garbage, paths, prepare, program, runs, session
+import msgspec
+
+from criu_veth import actions, config, execute, garbage, paths, prepare, program, runs, session, state
 from criu_veth.errors import InputError, OperationError
 from criu_veth.way import Way, images_have_external_netns, images_hold_devices
 
@@ -149,6 +152,23 @@ class _Memory(session.Kept):
         """Have no journal any more, and return the run whose it was."""
         run, self._run = self._run, None
         return run
+
+
+def _learn_types() -> None:
+    """Have msgspec work out what the types of all files are like, which it does when one is read for the first time.
+
+    Two threads that are the first at the same moment crash the program (a segmentation fault in msgspec 0.22).
+    """
+    with suppress(InputError):
+        state.parse(b'{"version": 1}', "")
+    with suppress(InputError):
+        config.parse("", "")
+    for kind in (config.Match, tuple[state.Veth, ...]):
+        with suppress(msgspec.ValidationError):
+            msgspec.convert(None, kind)
+
+
+_learn_types()  # while this module is imported, by one thread
 
 
 def _environ(config: StrPath | None) -> Mapping[str, str]:

@@ -19,7 +19,7 @@ SLEEP = Program(argv=["sleep", "infinity"])
 
 # What differs is run before the first line; `call` is how the Notifier is called. A line is one thing to do, the answer
 # is one line of JSON.
-DRIVER = """import json, os, select, signal, sys, threading
+DRIVER = """import json, os, select, signal, sys, threading, traceback
 from concurrent.futures import ThreadPoolExecutor
 sys.path.insert(0, sys.argv[1])
 import criu_veth
@@ -55,6 +55,8 @@ for line in sys.stdin:
         said = call(do, what, rest)
     except CriuVethError as error:
         fault = [error.exit_code, *error.faults]
+    except Exception:
+        fault = traceback.format_exc().splitlines()
     print(json.dumps([said, fault]), flush=True)
 """
 
@@ -113,7 +115,9 @@ class Caller:
         assert self.process.stdout
         self.process.stdin.write(json.dumps(what) + "\n")
         self.process.stdin.flush()
-        said, fault = json.loads(self.process.stdout.readline())
+        line = self.process.stdout.readline()
+        assert line, f"the program has ended with {self.process.wait()}"
+        said, fault = json.loads(line)
         return said if fault is None else fault
 
     def children(self) -> list[int]:
