@@ -419,6 +419,8 @@ def write(state: State, path: str, within: paths.Directory | None = None) -> Non
     parent = within or paths.Directory(directory or ".")
     temporary = f".{name}.{os.getpid()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with suppress(OSError):  # left by a process of this number that was killed: in a PID namespace these are few
+        os.unlink(temporary, dir_fd=parent.descriptor)
     descriptor = os.open(temporary, flags, 0o600, dir_fd=parent.descriptor)
     try:
         with os.fdopen(descriptor, "wb") as stream:
