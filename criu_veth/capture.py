@@ -473,7 +473,8 @@ class _OuterEnds:
         )
 
     def _fdb_of(self, master: Link, link: Link) -> tuple[FdbEntry, ...]:
-        ports = {end.index for end in self._ends if end.get("IFLA_MASTER") == master.index}
+        ends = [end for end in self._ends if end.get("IFLA_MASTER") == master.index]
+        ports = {end.index: end.raw((netlink.IFLA_ADDRESS,)) or b"" for end in ends}
         entries = self._entries.fdb(master.index, link.index, ports, self._notes.outer.room)
         states = {netlink.NUD_NOARP: "static", netlink.NUD_PERMANENT: "permanent"}
         flags = {"sticky": netlink.NTF_STICKY, "extern_learn": netlink.NTF_EXT_LEARNED}
@@ -485,7 +486,6 @@ class _OuterEnds:
                 flags=tuple(name for name, bit in flags.items() if entry["flags"] & bit),
             )
             for entry in self._taken(link, "forwarding entries", entries)
-            if entry.get("NDA_LLADDR") != link.get("IFLA_ADDRESS")
         ]
         return tuple(sorted(found, key=lambda entry: (entry.vlan, entry.mac)))
 

@@ -78,7 +78,7 @@ def _facts(pid: int) -> Iterator[unrestorable.Facts]:
             kernel = Kernel(namespaces.inner)
             devices = {
                 link.index: unrestorable.Device(
-                    link.ifname, link.kind or "", inside=link.get("IFLA_LINK_NETNSID") is None
+                    bounds.shown(link.ifname), link.kind or "", inside=link.get("IFLA_LINK_NETNSID") is None
                 )
                 for link in kernel.links()
             }

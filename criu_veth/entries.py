@@ -5,7 +5,7 @@ that do not count or are too many are dropped before they cost anything, and one
 Offsets are those of struct rtmsg, ndmsg and tcmsg, with the nlmsghdr before them.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from criu_veth import netlink, rules, wire
@@ -16,7 +16,7 @@ _FAMILIES = (rules.AF_INET, rules.AF_INET6)
 _PROTOCOL_OFFSET, _ROUTE_FLAGS_OFFSET = 21, 24
 _STATE_OFFSET, _NEIGHBOUR_FLAGS_OFFSET, _NEIGHBOUR_ATTRS = 24, 26, 28
 _RULE_ATTRS, _FRA_IIFNAME, _FRA_OIFNAME = 28, 3, 17
-_NDA_MASTER = 9
+_NDA_LLADDR, _NDA_MASTER = 2, 9
 
 Wanted = Callable[[bytes], bool]
 
@@ -89,25 +89,26 @@ class Entries:
         ]
         return self._some(netlink.NEIGHBOUR, netlink.RTM_GETNEIGH, requests, room, wanted)
 
-    def fdb(self, bridge: int, port: int, ports: Collection[int], room: Room) -> Some[Message]:
+    def fdb(self, bridge: int, port: int, ports: Mapping[int, bytes], room: Room) -> Some[Message]:
         """Return the forwarding entries of a bridge that lead to a port and were not learnt.
 
-        Those of all of its ``ports`` that will be asked for are read at once.
+        Those of all of its ``ports`` that will be asked for, each with its own address, are read at once. The bridge
+        has an entry of a port's own address for each of its VLANs; these do not count.
         """
         if bridge not in self._ports:
             self._ports[bridge] = self._fdb(bridge, ports, room.most)
         return self._ports[bridge].get(port, Some(_neighbour, [], 0)).first(room.left)
 
-    def _fdb(self, bridge: int, ports: Collection[int], most: int) -> dict[int, Some[Message]]:
+    def _fdb(self, bridge: int, ports: Mapping[int, bytes], most: int) -> dict[int, Some[Message]]:
         kept = {port: Kept(most) for port in ports}
 
         def begin() -> Callable[[bytes], None]:
-            takes = {wire.u32(port): one.begin() for port, one in kept.items()}
+            takes = {wire.u32(port): (one.begin(), ports[port]) for port, one in kept.items()}
 
             def take(data: bytes) -> None:
-                of_port = takes.get(data[INDEX_OFFSET : INDEX_OFFSET + 4])
-                if of_port is not None and _is_configured(data):
-                    of_port(data)
+                keep, own = takes.get(data[INDEX_OFFSET : INDEX_OFFSET + 4], (None, b""))
+                if keep is not None and _is_configured(data, own):
+                    keep(data)
 
             return take
 
@@ -153,10 +154,12 @@ class Entries:
         return Some(lambda data: Message(kind, data), found, total)
 
 
-def _is_configured(data: bytes) -> bool:
-    """Say whether a forwarding entry is the bridge's and was not learnt."""
-    configured = wire.get_u16(data, _STATE_OFFSET) in (netlink.NUD_PERMANENT, netlink.NUD_NOARP)
-    return configured and wire.find_attr(data, _NEIGHBOUR_ATTRS, (_NDA_MASTER,)) is not None
+def _is_configured(data: bytes, own: bytes) -> bool:
+    """Say whether a forwarding entry is the bridge's, was not learnt, and is not of the port's ``own`` address."""
+    if wire.get_u16(data, _STATE_OFFSET) not in (netlink.NUD_PERMANENT, netlink.NUD_NOARP):
+        return False
+    attrs = dict(wire.attrs(data, _NEIGHBOUR_ATTRS))
+    return _NDA_MASTER in attrs and attrs.get(_NDA_LLADDR) != own
 
 
 def _neighbour(data: bytes) -> Message:

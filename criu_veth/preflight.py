@@ -277,8 +277,8 @@ class _Preflight:
             if link is not None:
                 self._fault(
                     veth,
-                    f'veth {veth.inner}: there is a route to {route.dst} already, through "{link.ifname}"; delete it:'
-                    f" ip route del {route.dst} dev {link.ifname}",
+                    f"veth {veth.inner}: there is a route to {route.dst} already, through"
+                    f' "{shown(link.ifname)}"; delete it: ip route del {route.dst} dev {shown(link.ifname)}',
                 )
 
 
@@ -303,5 +303,5 @@ def _a_kind(link: netlink.Link) -> str:
 
 
 def _taken(name: str, link: netlink.Link) -> str:
-    also = "" if link.ifname == name else f' (an alternative name of "{link.ifname}")'
+    also = "" if link.ifname == name else f' (an alternative name of "{shown(link.ifname)}")'
     return f'the name "{name}" is taken by {_a_kind(link)}{also}; delete or rename it, or choose another outer name'

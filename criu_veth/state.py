@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from criu_veth import paths, rules
+from criu_veth import bounds, paths, rules
 from criu_veth.errors import InputError
 
 #: The newest version that is read. A file is of the oldest one that can say what it says: 2 has veths of several
@@ -23,6 +23,8 @@ SCHEMA_VERSION = 2
 MAX_SIZE = 16 << 20
 #: So many commas: each value but the first of its list or table has one, and may take a hundred times its text.
 MAX_VALUES = 400_000
+#: So many entries of the lists of all ends: twice what a capture has. Each costs a restore a message.
+MAX_ENTRIES = 4 * bounds.MOST_IN_ALL
 
 #: Bridge port flags, by the names of ``bridge link set``.
 PORT_FLAGS = (
@@ -433,6 +435,8 @@ def write(state: State, path: str, within: paths.Directory | None = None) -> Non
     parent = within or paths.Directory(directory or ".")
     temporary = f".{name}.{os.getpid()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with suppress(OSError):  # left by a process of this number that was killed: in a PID namespace these are few
+        os.unlink(temporary, dir_fd=parent.descriptor)
     descriptor = os.open(temporary, flags, 0o600, dir_fd=parent.descriptor)
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -516,6 +520,8 @@ def parse(data: bytes, path: str) -> State:
 def _faults(state: State) -> list[str]:
     """Find the values that no kernel would have reported, and names that clash."""
     faults: list[str] = []
+    if (entries := sum(map(entries_of, state.veths))) > MAX_ENTRIES:
+        return [f"has {entries} addresses, routes, rules and the like; {MAX_ENTRIES} is the most it can have"]
     seen: dict[str, str] = {}
     for number, veth in enumerate(state.veths):
         for side, end in (("inner", veth.inner), ("outer", veth.outer)):
@@ -528,6 +534,14 @@ def _faults(state: State) -> list[str]:
         if veth.outer.ovs is not None and veth.outer.master is not None:
             faults.append(f"veths[{number}].outer: is a port of both a {veth.outer.master_kind} and Open vSwitch")
     return faults
+
+
+def entries_of(veth: CapturedVeth) -> int:
+    """Return how many entries the lists of a veth's ends have."""
+    outer = veth.outer
+    lists = [outer.fdb, outer.rules, outer.qdiscs, outer.classes, outer.filters]
+    lists += [one for end in (veth.inner, outer) for one in (end.addresses, end.routes, end.neighbours)]
+    return sum(map(len, lists))
 
 
 def ovs_faults(ovs: Ovs) -> list[str]:

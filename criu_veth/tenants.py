@@ -3,6 +3,7 @@
 import os
 
 from criu_veth import netlink, orphans, procfs
+from criu_veth.bounds import shown
 
 
 def who_has(name: str, link: netlink.Link, kernel: netlink.Kernel) -> str | None:
@@ -10,7 +11,7 @@ def who_has(name: str, link: netlink.Link, kernel: netlink.Kernel) -> str | None
     inode, living = _behind(link, kernel)
     if inode is None:
         return None
-    also = "" if link.ifname == name else f' (an alternative name of "{link.ifname}")'
+    also = "" if link.ifname == name else f' (an alternative name of "{shown(link.ifname)}")'
     orphan = orphans.living_in(inode)
     if orphan is not None:
         return (

@@ -1,8 +1,6 @@
 """By which way the inner ends should come back, decided before a restore: criu has not been told anything yet."""
 
-import os
-
-from criu_veth import images, prepare, session, way
+from criu_veth import images, paths, prepare, session, way
 from criu_veth.config import VethConfig, has_no_mac
 from criu_veth.errors import InputError
 from criu_veth.way import EMPTY, EXTERNAL, READY, Way
@@ -19,7 +17,7 @@ def choose(inputs: prepare.Inputs, image_dir: str | None, mode: str | None, exte
     InputError for what cannot be had together.
     """
     entries = {entry.inner: entry for entry in inputs.config.veths} if inputs.config else {}
-    checkpoint = _checkpoint(image_dir)
+    checkpoint = _checkpoint(inputs.sources.images)
     chosen = _told(external)
     if checkpoint and any(namespace.external_key for namespace in checkpoint):
         _refuse(entries, mode, "the images say that the network namespace is external", (EMPTY, EXTERNAL, READY))
@@ -60,9 +58,9 @@ def _told(external: tuple[str, ...]) -> Way:
     return told
 
 
-def _checkpoint(image_dir: str | None) -> tuple[images.Namespace, ...] | None:
+def _checkpoint(directory: paths.Directory | None) -> tuple[images.Namespace, ...] | None:
     """Return what CRIU's images hold, or None as long as they are not there."""
-    return images.read(image_dir) if image_dir is not None and os.path.isdir(image_dir) else None
+    return None if directory is None else images.read(directory)
 
 
 def _why_empty(

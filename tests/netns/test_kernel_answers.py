@@ -17,7 +17,7 @@ from lab import Host
 ROOT = Path(__file__).parents[2]
 BEGIN = """import errno, json, os, socket, struct, sys
 sys.path.insert(0, sys.argv[1])
-from criu_veth import errors, execute, netlink, rules, wire
+from criu_veth import bounds, entries, errors, execute, netlink, rules, wire
 from criu_veth.state import Address, Vlan
 """
 
@@ -163,7 +163,8 @@ def on_lo(message):
     return message[:netlink.INDEX_OFFSET] + wire.u32(1) + message[netlink.INDEX_OFFSET + 4:]
 
 def there(namespaces):
-    found = netlink.Kernel(namespaces.host).filtered().addresses(1)
+    namespaces.host.strict()
+    found = entries.Entries(namespaces.host).addresses(1, bounds.Room(bounds.MOST, bounds.MOST_IN_ALL))
     return sum(one.get("IFA_ADDRESS").startswith("10.") for one in found)
 """
 

@@ -180,3 +180,14 @@ def test_a_host_s_own_name(restoring: Restoring, plugged: Container, images: Pat
     plugged.host.run("python3", "-c", script)
     assert said(restoring("").act("pre-dump", plugged)) == [CAPTURED]
     assert captured(images)["host"]["hostname"] == r"a\xff"
+
+
+def test_a_route_of_this_host_is_in_the_way(restoring: Restoring, host: Host, plugged: Container) -> None:
+    shell(host, PAIR, """ip link set "$(printf 'p\\3760')" up""", """ip link set "$(printf 'p\\3761')" up""")
+    shell(host, """ip route add 10.88.0.0/24 dev "$(printf 'p\\3761')\"""")
+    done = restoring('[[veth]]\ninner = "eth1"\nouter = "web1"\nroutes = ["10.88.0.0/24"]\n').act("pre-restore")
+    assert (done.returncode, done.stderr) == (
+        1,
+        'criu-veth: error: pre-restore: veth eth1: there is a route to 10.88.0.0/24 already, through "p\\xfe1";'
+        " delete it: ip route del 10.88.0.0/24 dev p\\xfe1\n",
+    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab import Container, Host, wait_for
+from lab import Container, Host, Link, Program, wait_for
 from lab.frames import Tap
 from lab.iproute import parsed
 from lab.standin import StandIn, make_pair
@@ -193,3 +195,21 @@ def test_announced_in_its_vlan(
         wait_for(lambda: [f for f in trunk.sent_by(mac) if f[12:18] == tagged], "an ARP with the tag")
         assert there.sent_by(mac) == []
         assert [f for f in trunk.sent_by(mac) if f[12:16] != tagged[:4]] == []
+
+
+def test_a_port_with_every_vlan_there_is(filtering: Host, restoring: Restoring, images: Path) -> None:
+    """No two of them in one range: a dump takes them all, and a restore takes what was captured."""
+    plugged = filtering.container([Link(inner="eth0", outer="web0", bridge="br0")], Program(argv=["sleep", "infinity"]))
+    lines = [f"vlan add vid {n} dev web0{' untagged' if n % 2 else ''}" for n in range(2, 4095)]  # 1 is there
+    filtering.run("bridge", "-batch", "-", stdin="".join(f"{line}\n" for line in lines))
+    restore = restoring("")
+
+    done = restore.act("pre-dump", plugged)
+
+    assert (done.returncode, done.stderr) == (0, "criu-veth: pre-dump: captured eth0: web0\n")
+    (veth,) = json.loads((images / "criu-veth.json").read_text())["veths"]
+    assert veth["outer"]["vlan"] == {"pvid": 1, "untagged": [*range(1, 4095, 2)], "tagged": [*range(2, 4095, 2)]}
+    plugged.kill()
+    plugged.wait_unplugged()
+    prepared = restore.act("pre-restore")
+    assert (prepared.returncode, prepared.stderr) == (0, "")

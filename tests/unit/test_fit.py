@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +201,40 @@ def test_a_file_with_more_values_than_are_read() -> None:
     with pytest.raises(InputError) as caught:
         state.parse(data, "f")
     assert str(caught.value) == "f: has 400001 values; 400000 is the most it can have"
+
+
+def test_a_file_with_more_entries_than_are_read() -> None:
+    routes = (Route(dst="default", family="inet"),) * (state.MAX_ENTRIES + 1)
+    with pytest.raises(InputError) as caught:
+        written(a_state(inner={"routes": routes}))
+    assert str(caught.value) == "f: has 32769 addresses, routes, rules and the like; 32768 is the most it can have"
+
+
+HOSTILE = {
+    "routes": b'{"version":1,"host":{"hostname":"","kernel":"","criu_veth":"","created":""},"veths":[{"inner":{'
+    b'"ifname":"e","routes":[' + b",".join([b'{"dst":"","family":""}'] * 190_000) + b"]}}]}",
+    "texts": b'{"version":1,"notes":[' + b",".join([b'"x"'] * 399_000) + b"]}",
+    "one text": b'{"version":1,"notes":["' + b"x" * (state.MAX_SIZE - 100) + b'"]}',
+    "numbers": b'{"version":1,"veths":[' + b",".join([b"300"] * 399_000) + b"]}",
+    "nested": b'{"version":1,"veths":' + b"[" * (state.MAX_SIZE - 100),
+    "not even JSON": bytes(state.MAX_SIZE - 1),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_file_is_refused_at_little_cost(tmp_path: Path, kind: str) -> None:
+    """Of time and of memory, in a process of its own: msgspec's is not traced."""
+    path = tmp_path / "criu-veth.json"
+    path.write_bytes(HOSTILE[kind])
+    code = (
+        "import resource, sys; from criu_veth import state, errors\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: state.read(sys.argv[1])\n"
+        "except errors.InputError: used = resource.getrusage(resource.RUSAGE_SELF); "
+        "print(used.ru_maxrss - before, used.ru_utime + used.ru_stime)"
+    )
+    argv = [sys.executable, "-c", code, str(path)]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=Path(state.__file__).parents[1]).stdout
+    kilobytes, seconds = said.split()
+    assert int(kilobytes) < 64 << 10
+    assert float(seconds) < 2

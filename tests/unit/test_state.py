@@ -120,6 +120,13 @@ def test_absent(tmp_path: Path) -> None:
     assert read_fault(tmp_path / "f") == "F: the state file cannot be read: No such file or directory"
 
 
+def test_what_a_process_of_the_same_number_left_is_no_hindrance(tmp_path: Path) -> None:
+    left = tmp_path / f".criu-veth.json.{os.getpid()}"
+    left.symlink_to(tmp_path / "elsewhere")
+    state.write(EMPTY, str(tmp_path / "criu-veth.json"))
+    assert [path.name for path in tmp_path.iterdir()] == ["criu-veth.json"]
+
+
 def test_too_large(tmp_path: Path) -> None:
     path = tmp_path / "f"
     with path.open("wb") as stream:

@@ -40,9 +40,10 @@ def command(images: str, as_json: bool) -> None:
     from criu_veth import images as criu
     from criu_veth import paths, state
 
-    path = state.path_in(images)
-    captured = state.read(path) if paths.exists(path) else None
-    saved = criu.read(images)
+    directory = paths.opened(images)
+    there = directory is not None and directory.exists(paths.STATE_NAME)
+    captured = state.read(state.path_in(images), directory) if there else None
+    saved = criu.read(directory or images)
     if captured is None and saved is None:
         raise InputError(f"{images}: is no checkpoint: it holds neither {paths.INVENTORY} nor {paths.STATE_NAME}")
     if as_json:
