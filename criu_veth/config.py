@@ -7,19 +7,18 @@ values together, each with its key path.
 import errno
 import os
 import stat
-import tomllib
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from criu_veth import paths, rules
+from criu_veth import paths, ranges, rules, toml
 from criu_veth.errors import InputError
 from criu_veth.state import PAIRS, Address, Inner, Route, Vlan, vlan_fault
 
 T = TypeVar("T")
 
-MAX_SIZE = 4 << 20
+MAX_SIZE = 1 << 20
 
 PLACEHOLDERS = ("inner", "hostname", "image")
 
@@ -46,14 +45,8 @@ OUTER_KEYS = (
     "outer", "bridge", "ovs", "mac", "txqueuelen", "alias", "altnames", "addresses", "routes", "sysctl", "port", "vlan",
 )  # fmt: skip
 
-#: Bridge port flags (``bridge link set``'s names): the range of each.
-PORT_RANGES: dict[str, tuple[int, int]] = {
-    "priority": (0, 63),
-    "cost": (1, 65535),
-    "mcast_router": (0, 2),
-    "group_fwd_mask": (0, 0xFFFF),
-    "mcast_max_groups": (0, (1 << 32) - 1),
-}
+#: Bridge port flags that are numbers (``bridge link set``'s names): the range of each.
+PORT_RANGES = {flag: found for flag, found in ranges.PORT.items() if found != (0, 1)}
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -382,13 +375,9 @@ def parse(text: str, path: str) -> Config:
 
 def _toml(text: str, path: str) -> dict[str, object]:
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: is not TOML: {error}") from None
-    except RecursionError:
-        raise InputError(f"{path}: is nested too deeply") from None
-    except ValueError:  # int() has a limit of its own
-        raise InputError(f"{path}: has a number with too many digits") from None
+        return toml.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _convert(raw: object, kind: type[T], path: str, within: str = "") -> T:
@@ -722,7 +711,7 @@ def _ovs_vlans(listed: list[int | str], *, strict: bool = True) -> tuple[int, ..
     for entry in listed:
         ids = rules.vlan_range(entry, 0, rules.OVS_VLAN_MAX)
         if ids:
-            found.update(ids)
+            found.update(ids if len(found) <= rules.OVS_VLAN_MAX else ())  # all are there already
         elif strict:
             raise ValueError(
                 f'{entry!r} is no VLAN from 0 to {rules.OVS_VLAN_MAX}, and no range of them such as "30-39"'
@@ -821,6 +810,6 @@ def parse_route(text: str) -> Route:
 
 
 def _number(text: str, word: str, value: str) -> int:
-    if not (value.isascii() and value.isdecimal() and int(value) < 1 << 32):
+    if not (value.isascii() and value.isdecimal() and len(value) <= 10 and int(value) < 1 << 32):
         raise ValueError(f"{text!r}: {word} is a number from 0 to {(1 << 32) - 1}")
     return int(value)

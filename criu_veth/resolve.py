@@ -152,7 +152,7 @@ def _as_told(captured: Veth, entry: VethConfig | None, told_name: str, told_brid
     changes: dict[str, Any] = {}
     if told_name and told_name != outer.ifname and "@" not in outer.ifname and not rules.ifname_fault(told_name):
         changes["ifname"] = told_name
-    if told_bridge and told_bridge != outer.master:
+    if told_bridge and told_bridge != outer.master and not rules.ifname_fault(told_bridge):
         changes.update(master=told_bridge, master_kind="bridge", ovs=None)
     if not changes:
         return captured
