@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 MAX_SIZE = 1 << 20
 
+_LONGEST_TEMPLATE = 4096
 PLACEHOLDERS = ("inner", "hostname", "image")
 
 #: What the inner end may be, and the modes of each; the first is the default.
@@ -353,7 +354,20 @@ def load_match(path: str) -> Match:
 
     Raises InputError.
     """
-    return _convert(_toml(_read_text(path), path).get("match", {}), Match, path, "match")
+    found = _convert(_toml(_read_text(path), path).get("match", {}), Match, path, "match")
+    if faults := _match_faults(found):
+        raise InputError(*(f"{path}: {fault}" for fault in faults))
+    return found
+
+
+def _match_faults(match: Match) -> list[str]:
+    found = []
+    for key in match.__struct_fields__:
+        patterns = getattr(match, key)
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            if fault := ranges.pattern_fault(pattern):
+                found.append(f"match.{key}: {fault}")
+    return found
 
 
 def _read_text(path: str, within: paths.Directory | None = None) -> str:
@@ -429,6 +443,7 @@ class _Checker:
         for old, new in file.remap.bridge.items():
             self._fault(f'remap.bridge."{old}"', rules.ifname_fault(new))
         self._refuse_clashes(veths)
+        self._faults += _match_faults(file.match)
         if file.match != Match() and os.path.dirname(self._path) != paths.MATCH_DIR:
             self._notices.append(f"match: chooses nothing here, only in {paths.MATCH_DIR}")
         if self._faults:
@@ -522,6 +537,8 @@ class _Checker:
                 self._fault(f"{where}.sysctl", str(error))
 
     def _check_filled_in(self, where: str, template: str, check: Callable[[str], str | None]) -> None:
+        if len(template) > _LONGEST_TEMPLATE:
+            return self._fault(where, f"{template!r} is longer than {_LONGEST_TEMPLATE} characters")
         try:
             sample = expand(template, {"inner": "i", "hostname": "h", "image": "m"})
         except ValueError as error:

@@ -74,6 +74,13 @@ def span_fault(text: str, highest: int) -> str | None:
     return None
 
 
+def pattern_fault(pattern: str) -> str | None:
+    """Say why ``pattern`` is none of a name: `fnmatch` takes time with the square of one that has many brackets."""
+    if len(pattern) > 1024 or pattern.count("[") > 32:
+        return f"{pattern!r} is no pattern of a name: 1024 characters and 32 brackets are the most"
+    return None
+
+
 def repeated(texts: tuple[str, ...]) -> str | None:
     """Return the first text that is there twice: flags are bits of a sum."""
     seen: set[str] = set()

@@ -24,8 +24,8 @@ SCHEMA_VERSION = 2
 MAX_SIZE = 16 << 20
 #: So many commas: each value but the first of its list or table has one, and may take a hundred times its text.
 MAX_VALUES = 400_000
-#: Each takes twenty times the room of its text.
-MOST_VETHS = 4096
+#: More than is ever captured: a veth takes twenty times the room of its text, each entry of its lists a millisecond to be made ready.
+MOST_VETHS, MOST_ENTRIES = 1 << 14, 1 << 15
 
 #: ``IFA_F_*`` in lower case; the last two are the kernel's to give.
 ADDRESS_FLAGS = (
@@ -511,10 +511,20 @@ def parse(data: bytes, path: str) -> State:
         raise InputError(f"{path}: is damaged: {_no_utf8(data)}") from None
     except RecursionError:
         raise InputError(f"{path}: is damaged: nested too deeply") from None
+    if (entries := sum(map(_entries, state.veths))) > MOST_ENTRIES:
+        raise InputError(f"{path}: veths: have {entries} addresses, routes and so on; {MOST_ENTRIES} is the most")
     faults = list(_faults(state))
     if faults:
         raise InputError(*(f"{path}: {fault}" for fault in faults))
     return state
+
+
+def _entries(veth: CapturedVeth) -> int:
+    """Count what each needs a message of its own for."""
+    outer = veth.outer
+    lists: list[tuple[object, ...]] = [one for end in (veth.inner, outer) for one in (end.addresses, end.routes, end.neighbours)]
+    lists += [outer.fdb, outer.rules, outer.qdiscs, outer.classes, outer.filters]
+    return sum(map(len, lists))
 
 
 def _no_utf8(data: bytes) -> str:

@@ -175,9 +175,30 @@ _WORDS = (
 )  # fmt: skip
 
 
+_KEYS = (
+    "veth[eth0]:",
+    "netdev[eth0]:",
+    "veth[eth0]:web0@",
+    "netdev[eth1]:",
+    "veth[",
+    "net[",
+    "netdev[",
+    "veth[eth1]:a@",
+)
+
+
 def _text(source: Source) -> bytes:
     text = source.text().replace("\0", "").encode("utf-8", "surrogatepass")
     return text if source.one_in(2) else text.replace(b"\xed", b"\xff")
+
+
+def _word(source: Source) -> bytes:
+    how = source.randrange(4)
+    if how == 0:
+        return _text(source)
+    if how == 1:
+        return b"--external=" + source.choice(_KEYS).encode() + _text(source)
+    return source.choice(_WORDS).encode()
 
 
 def make_call(source: Source) -> Call:
@@ -194,7 +215,7 @@ def make_call(source: Source) -> Call:
             environ[name.encode()] = usual[name]().encode()
         elif source.one_in(4):
             environ[name.encode()] = _text(source)
-    words = [_text(source) if source.one_in(3) else source.choice(_WORDS).encode() for _ in range(source.randrange(9))]
+    words = [_word(source) for _ in range(source.randrange(9))]
     lines = [b"external veth[eth0]:web0\n", b"empty-ns net\n", b"inherit-fd fd[1]:x # y\n", b"external=netdev[a]:b\n"]
     conf = b"".join(source.choice(lines) if source.one_in(2) else _text(source) for _ in range(source.randrange(4)))
     return Call(environ, [b"criu", *words], conf)

@@ -133,7 +133,7 @@ def make_state(source: Source) -> Sized:
     """Make a state file."""
     valid = [seed for seed in seeds_of("state") if _is_read(_json, seed)]
     data = _tree_or_bytes(source, valid, _json, state.State, trees.to_json)
-    return Sized(data, more=source.randrange(16))
+    return Sized(data, source.choice(IMAGE_NAMES), source.randrange(16))
 
 
 def run_state(lab: Lab, given: Sized) -> None:

@@ -207,8 +207,14 @@ def test_no_utf8() -> None:
 
 
 def test_more_veths_than_a_container_has() -> None:
-    veths = [{"inner": {"ifname": f"a{number}"}, "outer": {"ifname": f"b{number}"}} for number in range(4097)]
-    assert fault(text(veths=veths)) == "F: veths: there are 4097; 4096 is the most that is read"
+    veths = [{"inner": {"ifname": f"a{number}"}, "outer": {"ifname": f"b{number}"}} for number in range(16385)]
+    assert fault(text(veths=veths)) == "F: veths: there are 16385; 16384 is the most that is read"
+
+
+def test_more_entries_than_are_ever_captured() -> None:
+    routes = [{"dst": "10.0.0.1/32", "family": "inet"}] * 20_000
+    veths = [{"inner": {"ifname": name, "routes": routes}, "outer": {"ifname": name}} for name in ("a", "b")]
+    assert fault(text(veths=veths)) == "F: veths: have 40000 addresses, routes and so on; 32768 is the most"
 
 
 def test_nested_deeply() -> None:
