@@ -14,13 +14,13 @@ PREFIX = "criu-veth: "
 class CriuVethError(Exception):
     """One or several independent faults, each a line: what was being done, to what, why not, and what to do.
 
-    ``faults`` is a tuple of those lines, without prefix.
+    ``faults`` is a tuple of those lines, without prefix, and as they are; ``str()`` has them printable.
     """
 
     exit_code = EXIT_FAILED
 
     def __init__(self, *faults: str) -> None:
-        super().__init__("\n".join(faults))
+        super().__init__("\n".join(map(printable, faults)))
         self.faults = faults
 
 
@@ -114,8 +114,9 @@ def line(kind: str, text: str) -> str:
 
 
 def lines(kind: str, texts: "tuple[str, ...]") -> "list[str]":
-    """Return messages as lines, see `line`; of very many the first, and how many there are more."""
-    said = [line(kind, text) for text in texts[:MOST_LINES]]
-    if len(texts) > MOST_LINES:
+    """Return messages as lines, see `line`; of very many errors the first, and how many there are more."""
+    many = len(texts) > MOST_LINES and kind.startswith("error")
+    said = [line(kind, text) for text in (texts[:MOST_LINES] if many else texts)]
+    if many:
         said.append(line(kind, f"and {len(texts) - MOST_LINES} more like these"))
     return said

@@ -522,7 +522,9 @@ def parse(data: bytes, path: str) -> State:
 def _entries(veth: CapturedVeth) -> int:
     """Count what each needs a message of its own for."""
     outer = veth.outer
-    lists: list[tuple[object, ...]] = [one for end in (veth.inner, outer) for one in (end.addresses, end.routes, end.neighbours)]
+    lists: list[tuple[object, ...]] = [
+        one for end in (veth.inner, outer) for one in (end.addresses, end.routes, end.neighbours)
+    ]
     lists += [outer.fdb, outer.rules, outer.qdiscs, outer.classes, outer.filters]
     return sum(map(len, lists))
 

@@ -50,4 +50,11 @@ def test_of_very_many_faults_the_first_are_said() -> None:
     said = errors.lines("error: ", tuple(f"fault {number}" for number in range(250)))
 
     assert said[99:] == ["criu-veth: error: fault 99", "criu-veth: error: and 150 more like these"]
-    assert len(errors.lines("error: ", said)) == 101
+    assert len(errors.lines("error: ", tuple(said))) == 101
+    assert len(errors.lines("post-restore: ", ("done",) * 250)) == 250
+
+
+def test_who_prints_an_error_gets_lines() -> None:
+    error = errors.InputError("veth a\nb: \x1b[31m", "c")
+    assert str(error) == "veth a\\nb: \\x1b[31m\nc"
+    assert error.faults == ("veth a\nb: \x1b[31m", "c")
