@@ -134,11 +134,13 @@ def _without(end: T, field: str, faults: dict[int | None, str]) -> tuple[T, int 
 def _fitting(veths: list[CapturedVeth], warnings: list[str]) -> tuple[CapturedVeth, ...]:
     """Return those of the veths, the first, that a state file has room for."""
     left_bytes, left_values = state.MAX_SIZE - _FOR_THE_REST, state.MAX_VALUES - _FOR_THE_REST // 100
+    left_entries = state.MOST_ENTRIES
     for number, veth in enumerate(veths):
         data = state.encode_part(veth)
         left_bytes -= len(data)
         left_values -= data.count(b",")
-        if left_bytes < 0 or left_values < 0:
+        left_entries -= state.entries(veth)
+        if min(left_bytes, left_values, left_entries, state.MOST_VETHS - number - 1) < 0:
             names = ", ".join(one.inner.ifname for one in veths[number:])
             warnings.append(f"{len(veths) - number} veths are not captured, there is too much to say of all: {names}")
             return tuple(veths[:number])

@@ -24,7 +24,7 @@ SCHEMA_VERSION = 2
 MAX_SIZE = 16 << 20
 #: So many commas: each value but the first of its list or table has one, and may take a hundred times its text.
 MAX_VALUES = 400_000
-#: More than is ever captured: a veth takes twenty times the room of its text, each entry of its lists a millisecond to be made ready.
+#: A veth takes twenty times the room of its text, and each entry of its lists a millisecond to be made ready.
 MOST_VETHS, MOST_ENTRIES = 1 << 14, 1 << 15
 
 #: ``IFA_F_*`` in lower case; the last two are the kernel's to give.
@@ -489,18 +489,7 @@ def parse(data: bytes, path: str) -> State:
     if (values := data.count(b",")) > MAX_VALUES:
         raise InputError(f"{path}: has {values} values; {MAX_VALUES} is the most it can have")
     try:
-        version = msgspec.json.decode(data, type=_Version).version
-        if not 1 <= version < 1 << 32:
-            raise InputError(f"{path}: version: {version} is no version of this file")
-        if version > SCHEMA_VERSION:
-            raise InputError(
-                f"{path}: is of version {version}, and this criu-veth knows up to {SCHEMA_VERSION}: install the"
-                f" criu-veth that made the dump, or a newer one"
-            )
-        veths = len(msgspec.json.decode(data, type=_Veths).veths)
-        if veths > MOST_VETHS:
-            raise InputError(f"{path}: veths: there are {veths}; {MOST_VETHS} is the most that is read")
-        state = msgspec.json.decode(data, type=State)
+        state = _decoded(data, path)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at ")
         key = where.strip("`").removeprefix("$").removeprefix(".")
@@ -511,16 +500,33 @@ def parse(data: bytes, path: str) -> State:
         raise InputError(f"{path}: is damaged: {_no_utf8(data)}") from None
     except RecursionError:
         raise InputError(f"{path}: is damaged: nested too deeply") from None
-    if (entries := sum(map(_entries, state.veths))) > MOST_ENTRIES:
-        raise InputError(f"{path}: veths: have {entries} addresses, routes and so on; {MOST_ENTRIES} is the most")
     faults = list(_faults(state))
     if faults:
         raise InputError(*(f"{path}: {fault}" for fault in faults))
     return state
 
 
-def _entries(veth: CapturedVeth) -> int:
-    """Count what each needs a message of its own for."""
+def _decoded(data: bytes, path: str) -> State:
+    """Return what the bytes say, before its values are checked. Raises InputError, or what msgspec raises."""
+    version = msgspec.json.decode(data, type=_Version).version
+    if not 1 <= version < 1 << 32:
+        raise InputError(f"{path}: version: {version} is no version of this file")
+    if version > SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: is of version {version}, and this criu-veth knows up to {SCHEMA_VERSION}: install the"
+            f" criu-veth that made the dump, or a newer one"
+        )
+    veths = len(msgspec.json.decode(data, type=_Veths).veths)
+    if veths > MOST_VETHS:
+        raise InputError(f"{path}: veths: there are {veths}; {MOST_VETHS} is the most that is read")
+    state = msgspec.json.decode(data, type=State)
+    if (count := sum(map(entries, state.veths))) > MOST_ENTRIES:
+        raise InputError(f"{path}: veths: have {count} addresses, routes and so on; {MOST_ENTRIES} is the most")
+    return state
+
+
+def entries(veth: CapturedVeth) -> int:
+    """Count what of a veth each needs a message of its own: its addresses, routes and so on."""
     outer = veth.outer
     lists: list[tuple[object, ...]] = [
         one for end in (veth.inner, outer) for one in (end.addresses, end.routes, end.neighbours)
