@@ -7,6 +7,7 @@ read, with its key. Pure. Sources: ``include/uapi/linux/rtnetlink.h`` (struct rt
 ``net/tcp.h`` (TCP_CA_NAME_MAX), ``ethtool.h`` (ETH_GSTRING_LEN).
 """
 
+from collections.abc import Sized
 from typing import Annotated
 
 from msgspec import Meta
@@ -27,6 +28,9 @@ Feature = Annotated[str, Meta(max_length=31)]
 Word = Annotated[str, Meta(max_length=32)]
 #: Bytes in hexadecimal: a netlink attribute counts its own in 16 bits, and a message has others.
 Hex = Annotated[str, Meta(max_length=2 * 32768)]
+
+#: So many of one kind has an end, of alternative names, sysctls, features; VLANs are as many.
+MOST = 4096
 
 #: Bridge port flags, by the names of ``bridge link set``. A temporary router port is 3.
 PORT: dict[str, tuple[int, int]] = {
@@ -79,6 +83,11 @@ def pattern_fault(pattern: str) -> str | None:
     if len(pattern) > 1024 or pattern.count("[") > 32:
         return f"{pattern!r} is no pattern of a name: 1024 characters and 32 brackets are the most"
     return None
+
+
+def count_fault(listed: Sized) -> str | None:
+    """Say why there are more than one end has of anything that a file lists by name."""
+    return None if len(listed) <= MOST else f"there are {len(listed)}; {MOST} is the most"
 
 
 def repeated(texts: tuple[str, ...]) -> str | None:

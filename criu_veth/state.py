@@ -565,6 +565,7 @@ def ovs_faults(ovs: Ovs) -> list[str]:
     checks: list[tuple[str, str | None]] = [("bridge", rules.ovs_name_fault(ovs.bridge))]
     vlans = [("tag", vlan) for vlan in (ovs.tag,) if vlan is not None]
     vlans += [(key, vlan) for key in ("trunks", "cvlans") for vlan in getattr(ovs, key)]
+    checks += [(key, ranges.count_fault(getattr(ovs, key))) for key in ("trunks", "cvlans")]
     checks += [(key, rules.ovs_vlan_fault(vlan)) for key, vlan in vlans]
     if ovs.vlan_mode is not None and ovs.vlan_mode not in rules.OVS_VLAN_MODES:
         checks.append(("vlan_mode", f"{ovs.vlan_mode!r} is not one of {', '.join(rules.OVS_VLAN_MODES)}"))
@@ -672,6 +673,7 @@ def end_faults(end: End) -> list[str]:
         checks.append(("mtu", rules.mtu_fault(end.mtu)))
     if end.alias is not None:
         checks.append(("alias", rules.alias_fault(end.alias)))
+    checks += [(key, ranges.count_fault(getattr(end, key))) for key in ("altnames", "sysctl", "features_off")]
     checks += [(f"altnames[{number}]", rules.altname_fault(name)) for number, name in enumerate(end.altnames)]
     checks += [(f"addresses[{number}]", _address_fault(entry)) for number, entry in enumerate(end.addresses)]
     checks += [(f"routes[{number}]", _route_fault(entry)) for number, entry in enumerate(end.routes)]

@@ -275,6 +275,9 @@ def test_two_veths_of_one_name() -> None:
         ({"port": {"priority": 64}}, "port: priority: 64 is not between 0 and 63"),
         ({"port": {"hairpin": 256}}, "port: hairpin: 256 is not between 0 and 1"),
         ({"port": {"mcast_router": 4}}, "port: mcast_router: 4 is not between 0 and 3"),
+        ({"features_off": ["x"] * 4097}, "features_off: there are 4097; 4096 is the most"),
+        ({"sysctl": {f"ipv4.a{number}": "1" for number in range(4097)}}, "sysctl: there are 4097; 4096 is the most"),
+        ({"ovs": {"bridge": "br0", "trunks": [1] * 4097}}, "ovs.trunks: there are 4097; 4096 is the most"),
         ({"port": {"speed": 1}}, "port: 'speed' is no flag of a bridge port"),
         ({"addresses": [{"address": "10.0.0.1/24", "flags": ["x"]}]}, "addresses[0]: 'x' is no flag of an address"),
         (
