@@ -48,6 +48,7 @@ class Worker:
             self._work(write)
         os.close(write)
         self._said = b""
+        self._slept_at = (0, time.monotonic())
         self.ended = False
 
     def _work(self, write: int) -> None:
@@ -56,7 +57,7 @@ class Worker:
             faulthandler.enable(os.dup(2))
             inputs = _Inputs(self.kind, self.root)
             for number in self.numbers:
-                self._at[:] = struct.pack("qd", number, time.monotonic())
+                self._at[:] = struct.pack("qd", number, time.process_time())
                 what = inputs.tried(number)
                 if what is not None:
                     os.write(write, json.dumps([self.kind, number, what[-4000:]]).encode() + b"\n")
@@ -94,9 +95,14 @@ class Worker:
         return int(struct.unpack("qd", self._at[:])[0])
 
     def seconds(self) -> float:
-        """Return for how long the input has been run."""
-        since = struct.unpack("qd", self._at[:])[1]
-        return time.monotonic() - since if since else 0.0
+        """Return what the input has taken, of the processor or asleep; waiting for a processor does not count."""
+        state, *fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
+        number, since = struct.unpack("qd", self._at[:])
+        now = time.monotonic()
+        if number != self._slept_at[0] or state == "R":
+            self._slept_at = (number, now)
+        used = (int(fields[10]) + int(fields[11])) / os.sysconf("SC_CLK_TCK") - since
+        return max(used, now - self._slept_at[1]) if since else 0.0  # 0: it has not begun
 
     def kill(self) -> None:
         """End the process: it is stuck."""
