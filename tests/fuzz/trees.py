@@ -88,7 +88,7 @@ def _damage_place(source: Source, at: Any, key: Any) -> None:
     elif how == 2 and isinstance(at, dict):
         at[source.text()] = value
     elif how == 3 and isinstance(at, list):
-        at.extend([value] * source.choice((1, 2, 300 if len(str(value)) < 5000 else 3)))
+        at.extend([value] * (source.choice((1, 2, 300)) if len(str(at)) < 5000 else 1))
     elif isinstance(value, bool):
         at[key] = source.choice((not value, source.integer()))
     elif isinstance(value, int | float):
