@@ -326,3 +326,12 @@ def test_messages_of_a_program_are_as_the_kernel_wants_them() -> None:
     header = struct.pack("=IHHII", 44, 19, 0, 0, 0)  # RTM_SETLINK; flags and sequence number come when it is sent
     ifinfomsg = struct.pack("=BxHiII", 0, 0, 0, 0, 0)  # the index is filled in then
     assert message == header + ifinfomsg + struct.pack("=HH", 9, 3) + b"web0\0\0\0\0"
+
+
+def test_nothing_is_kept_where_a_file_is_in_the_way(images: Path, file: Path, run: Path) -> None:
+    run.write_text("")
+    with pytest.raises(OperationError) as caught:
+        make(images, file)
+    assert str(caught.value) == f"cannot use {run}: it is not a directory; remove it"
+    assert found(images, file) is None
+    assert program.prune() == []
