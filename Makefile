@@ -7,6 +7,9 @@ CRIUS ?= 3.17.1 4.1.1 4.2.1 4.3
 TESTS ?= tests/netns tests/criu
 CELLS ?= 3.11-oldest 3.11-newest 3.15-oldest 3.15-newest
 BENCH_ARGS ?=
+COUNT ?= 20000# of each kind
+FIRST ?= 0
+KINDS ?= mapping,state,images,container,program,environment
 
 BIN := .venv/bin
 PYTEST = $(BIN)/pytest -n $(JOBS)
@@ -15,12 +18,13 @@ PYTEST = $(BIN)/pytest -n $(JOBS)
 SCRIPTS = $(shell find .ci examples hooks tests tools -type f -exec \
     awk 'FNR == 1 { if (/^\#!.*[\/ ](ba)?sh( |$$)/) print FILENAME; nextfile }' {} +)
 
-.PHONY: help setup check test test-kernels test-matrix demo bench bench-migrate lock clean
+.PHONY: help setup check test test-kernels test-matrix demo fuzz bench bench-migrate lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo 'Variables: PYTHON, CRIU, JOBS=2, PYTEST_ARGS="-k NAME", BENCH_ARGS'
+	@echo 'fuzz: COUNT=$(COUNT), FIRST=$(FIRST), KINDS=$(KINDS)'
 	@echo 'test-kernels: KERNELS="$(KERNELS)", CRIUS="$(CRIUS)", TESTS="$(TESTS)"'
 	@echo 'test-matrix: CELLS="$(CELLS)", or 3.13, 3.14'
 
@@ -51,6 +55,10 @@ test-matrix: ## the tests without CRIU under the oldest and newest Python, with 
 demo: ## checkpoint and restore a server, and watch its veth come back
 	@tools/setup root venv packages criu
 	@CRIU=$$(tools/setup criu-path) examples/demo/run
+
+fuzz: ## put damaged and hostile data into all that reads data
+	@tools/setup root venv
+	PYTHONPATH=tests $(BIN)/python -m fuzz --kinds $(KINDS) --count $(COUNT) --first $(FIRST) --jobs $(JOBS)
 
 bench: ## measure what criu-veth costs a restore
 	@tools/setup root venv packages criu

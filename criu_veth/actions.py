@@ -46,6 +46,10 @@ _NEEDS = {
 }
 
 
+#: Of a process id; Python refuses to read thousands.
+_MOST_DIGITS = 10
+
+
 class BadCallError(ValueError):
     """The environment is not one that CRIU makes; ``str()`` is the message, without a prefix."""
 
@@ -73,9 +77,9 @@ class Call:
     def criu_pid(self) -> int | None:
         """The pid of the criu that called, read from ``/proc/PID/fd/N``; None for a directory named otherwise."""
         parts = (self.image_dir or "").split("/")
-        if len(parts) == 5 and parts[1] == "proc" and parts[3] == "fd" and parts[2].isdecimal():
-            return int(parts[2])
-        return None
+        if len(parts) != 5 or parts[1] != "proc" or parts[3] != "fd":
+            return None
+        return int(parts[2]) if parts[2].isascii() and parts[2].isdecimal() and len(parts[2]) <= _MOST_DIGITS else None
 
 
 def read_call(environ: "dict[str, str]") -> Call:
@@ -113,7 +117,7 @@ def _read_pid(text: str, action: str) -> int | None:
     such as the largest id of all: that there is no such process is criu's to say. At a restore, criu has made it.
     """
     digits = text.removeprefix("-") if action == PRE_DUMP else text
-    if not (digits.isascii() and digits.isdecimal() and len(digits) <= 10):
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= _MOST_DIGITS):
         return None
     pid = int(text)
     return pid if (action == PRE_DUMP or pid > 0) and abs(pid) <= 1 << 31 else None

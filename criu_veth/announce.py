@@ -12,7 +12,7 @@ the container has been resumed may import more.
 import _socket
 import posix
 
-from criu_veth import wire
+from criu_veth import errors, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # only the helper needs it
@@ -286,11 +286,11 @@ def _sleep_a_millisecond() -> None:
 
 def _log(log: int | None, text: str) -> None:
     """Write a warning to the log file, and to the system's log."""
-    line = f"criu-veth: warning: {text}"
+    line = errors.line("warning: ", text).encode("utf-8", "backslashreplace")
     if log is not None:
-        posix.write(log, line.encode() + b"\n")
+        posix.write(log, line + b"\n")
     try:
         syslog = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
-        syslog.sendto(f"<28>{line}".encode(), "/dev/log")
+        syslog.sendto(b"<28>" + line, "/dev/log")
     except OSError:
         pass

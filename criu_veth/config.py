@@ -7,20 +7,20 @@ values together, each with its key path.
 import errno
 import os
 import stat
-import tomllib
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from criu_veth import paths, rules
+from criu_veth import paths, ranges, rules, toml
 from criu_veth.errors import InputError
 from criu_veth.state import PAIRS, Address, Inner, Route, Vlan, vlan_fault
 
 T = TypeVar("T")
 
-MAX_SIZE = 4 << 20
+MAX_SIZE = 1 << 20
 
+_LONGEST_TEMPLATE = 4096
 PLACEHOLDERS = ("inner", "hostname", "image")
 
 #: What the inner end may be, and the modes of each; the first is the default.
@@ -46,14 +46,8 @@ OUTER_KEYS = (
     "outer", "bridge", "ovs", "mac", "txqueuelen", "alias", "altnames", "addresses", "routes", "sysctl", "port", "vlan",
 )  # fmt: skip
 
-#: Bridge port flags (``bridge link set``'s names): the range of each.
-PORT_RANGES: dict[str, tuple[int, int]] = {
-    "priority": (0, 63),
-    "cost": (1, 65535),
-    "mcast_router": (0, 2),
-    "group_fwd_mask": (0, 0xFFFF),
-    "mcast_max_groups": (0, (1 << 32) - 1),
-}
+#: Bridge port flags that are numbers (``bridge link set``'s names): the range of each.
+PORT_RANGES = {flag: found for flag, found in ranges.PORT.items() if found != (0, 1)}
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -360,7 +354,20 @@ def load_match(path: str) -> Match:
 
     Raises InputError.
     """
-    return _convert(_toml(_read_text(path), path).get("match", {}), Match, path, "match")
+    found = _convert(_toml(_read_text(path), path).get("match", {}), Match, path, "match")
+    if faults := _match_faults(found):
+        raise InputError(*(f"{path}: {fault}" for fault in faults))
+    return found
+
+
+def _match_faults(match: Match) -> list[str]:
+    found = []
+    for key in match.__struct_fields__:
+        patterns = getattr(match, key)
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            if fault := ranges.pattern_fault(pattern):
+                found.append(f"match.{key}: {fault}")
+    return found
 
 
 def _read_text(path: str, within: paths.Directory | None = None) -> str:
@@ -382,13 +389,9 @@ def parse(text: str, path: str) -> Config:
 
 def _toml(text: str, path: str) -> dict[str, object]:
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: is not TOML: {error}") from None
-    except RecursionError:
-        raise InputError(f"{path}: is nested too deeply") from None
-    except ValueError:  # int() has a limit of its own
-        raise InputError(f"{path}: has a number with too many digits") from None
+        return toml.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _convert(raw: object, kind: type[T], path: str, within: str = "") -> T:
@@ -440,6 +443,7 @@ class _Checker:
         for old, new in file.remap.bridge.items():
             self._fault(f'remap.bridge."{old}"', rules.ifname_fault(new))
         self._refuse_clashes(veths)
+        self._faults += _match_faults(file.match)
         if file.match != Match() and os.path.dirname(self._path) != paths.MATCH_DIR:
             self._notices.append(f"match: chooses nothing here, only in {paths.MATCH_DIR}")
         if self._faults:
@@ -533,6 +537,8 @@ class _Checker:
                 self._fault(f"{where}.sysctl", str(error))
 
     def _check_filled_in(self, where: str, template: str, check: Callable[[str], str | None]) -> None:
+        if len(template) > _LONGEST_TEMPLATE:
+            return self._fault(where, f"{template!r} is longer than {_LONGEST_TEMPLATE} characters")
         try:
             sample = expand(template, {"inner": "i", "hostname": "h", "image": "m"})
         except ValueError as error:
@@ -722,7 +728,7 @@ def _ovs_vlans(listed: list[int | str], *, strict: bool = True) -> tuple[int, ..
     for entry in listed:
         ids = rules.vlan_range(entry, 0, rules.OVS_VLAN_MAX)
         if ids:
-            found.update(ids)
+            found.update(ids if len(found) <= rules.OVS_VLAN_MAX else ())  # all are there already
         elif strict:
             raise ValueError(
                 f'{entry!r} is no VLAN from 0 to {rules.OVS_VLAN_MAX}, and no range of them such as "30-39"'
@@ -821,6 +827,6 @@ def parse_route(text: str) -> Route:
 
 
 def _number(text: str, word: str, value: str) -> int:
-    if not (value.isascii() and value.isdecimal() and int(value) < 1 << 32):
+    if not (value.isascii() and value.isdecimal() and len(value) <= 10 and int(value) < 1 << 32):
         raise ValueError(f"{text!r}: {word} is a number from 0 to {(1 << 32) - 1}")
     return int(value)

@@ -126,7 +126,8 @@ def _kept(pid: int, name: str) -> tuple[str, str, str, dict[str, str]] | None:
                 config = _json(f"{directory}/{container_id}/config.json") or _json(f"{bundle}/config.json")
                 annotations = config.get("annotations")
             else:
-                labels = (found.get("config") or {}).get("labels") or []
+                told = found.get("config")
+                labels = _listed(told.get("labels") if isinstance(told, dict) else None)
                 annotations = dict(label.split("=", 1) for label in labels if isinstance(label, str) and "=" in label)
                 bundle = str(annotations.get("bundle", ""))
             return runtime, container_id, bundle, annotations if isinstance(annotations, dict) else {}
@@ -177,7 +178,7 @@ def _podman_names(bundle: str) -> list[str]:
     data = paths.read_followed(f"{storage}/containers.json", _LARGEST_LIST) or b""
     try:
         listed = msgspec.json.decode(data, type=list[_Listed])
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return []
     for entry in listed:
         if entry.id == container_id and isinstance(entry.names, list):
@@ -195,6 +196,10 @@ def _docker_names(container_id: str) -> list[str]:
 def _json(path: str) -> dict[str, Any]:
     found = _parsed(path)
     return found if isinstance(found, dict) else {}
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _parsed(path: str) -> object:

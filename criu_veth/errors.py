@@ -14,13 +14,13 @@ PREFIX = "criu-veth: "
 class CriuVethError(Exception):
     """One or several independent faults, each a line: what was being done, to what, why not, and what to do.
 
-    ``faults`` is a tuple of those lines, without prefix.
+    ``faults`` is a tuple of those lines, without prefix, and as they are; ``str()`` has them printable.
     """
 
     exit_code = EXIT_FAILED
 
     def __init__(self, *faults: str) -> None:
-        super().__init__("\n".join(faults))
+        super().__init__("\n".join(map(printable, faults)))
         self.faults = faults
 
 
@@ -83,3 +83,40 @@ def no_entry(path: str, error: OSError, what: str = "cannot enter") -> Namespace
     }
     fault = f"{what} the network namespace {path}: {errno_text(number, remedies.get(number, ''))}"
     return (NamespaceGoneError if remedies.get(number) is gone else NamespaceError)(number, fault)
+
+
+#: So many characters has a line at most; what is longer loses its middle, so that the place and the remedy stay.
+LONGEST = 500
+_GAP = " ... "
+#: So many faults are said of one input.
+MOST_LINES = 100
+
+
+def printable(text: str) -> str:
+    r"""Replace what moves a terminal's cursor or begins a line of a log, or is no character, by its escape (``\x1b``).
+
+    Names and aliases may come from another host's files, and logs are read on terminals.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def line(kind: str, text: str) -> str:
+    """Return a message as one printable line after `PREFIX` and its ``kind``; one that is too long lacks its middle."""
+    if len(text) > 2 * LONGEST:  # what would be escaped in vain
+        text = text[:LONGEST] + text[-LONGEST:]
+    text = PREFIX + kind + printable(text)
+    if len(text) <= LONGEST:
+        return text
+    half = (LONGEST - len(_GAP)) // 2
+    return text[:half] + _GAP + text[-half:]
+
+
+def lines(kind: str, texts: "tuple[str, ...]") -> "list[str]":
+    """Return messages as lines, see `line`; of very many errors the first, and how many there are more."""
+    many = len(texts) > MOST_LINES and kind.startswith("error")
+    said = [line(kind, text) for text in (texts[:MOST_LINES] if many else texts)]
+    if many:
+        said.append(line(kind, f"and {len(texts) - MOST_LINES} more like these"))
+    return said

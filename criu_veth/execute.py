@@ -708,11 +708,12 @@ def run_judged(
 
 def made_by_others(ready: "dict[str, str]", host: wire.Rtnl) -> "frozenset[str]":
     """Return the inner ends whose ready device, by inner end, is there and was not made by this project."""
-    names = [name.encode("utf-8", "surrogateescape") + b"\0" for name in ready.values()]
-    requests = [wire.message(_RTM_GETLINK, 0, bytes(16) + wire.put_attr(_IFLA_IFNAME, name)) for name in names]
+    encoded = {inner: name.encode("utf-8", "surrogateescape") + b"\0" for inner, name in ready.items()}
+    names = {inner: name for inner, name in encoded.items() if 1 < len(name) <= 16}  # others no device has
+    requests = [wire.message(_RTM_GETLINK, 0, bytes(16) + wire.put_attr(_IFLA_IFNAME, name)) for name in names.values()]
     return frozenset(
         inner
-        for inner, reply in zip(ready, host.request(requests), strict=True)
+        for inner, reply in zip(names, host.request(requests), strict=True)
         if reply.messages
         and wire.find_attr(reply.messages[0], LINK_ATTRIBUTES, (_IFLA_GROUP,)) != wire.u32(wire.MARK_GROUP)
     )

@@ -133,10 +133,15 @@ def _without(end: T, field: str, faults: dict[int | None, str]) -> tuple[T, int 
 
 def _fitting(veths: list[CapturedVeth], warnings: list[str]) -> tuple[CapturedVeth, ...]:
     """Return those of the veths, the first, that a state file has room for."""
-    left = [state.MAX_SIZE - _FOR_THE_REST, state.MAX_VALUES - _FOR_THE_REST // 100, state.MAX_ENTRIES]
+    left = [
+        state.MAX_SIZE - _FOR_THE_REST,
+        state.MAX_VALUES - _FOR_THE_REST // 100,
+        state.MAX_ENTRIES,
+        state.MAX_VETHS,
+    ]
     for number, veth in enumerate(veths):
         data = state.encode_part(veth)
-        taken = (len(data), data.count(b","), state.entries_of(veth))
+        taken = (len(data), data.count(b","), state.entries_of(veth), 1)
         left = [before - more for before, more in zip(left, taken, strict=True)]
         if min(left) < 0:
             names = ", ".join(one.inner.ifname for one in veths[number:])

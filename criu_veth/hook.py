@@ -45,7 +45,7 @@ def guarded(environ: "dict[str, str]") -> int:
     except Exception:  # a defect: say where, and let CRIU abort
         import traceback  # noqa: PLC0415 - 10 ms that only a defect costs
 
-        say("", traceback.format_exc())
+        say("", *traceback.format_exc().splitlines()[-errors.MOST_LINES :])
         say("error: " + action, "a defect in criu-veth itself; please report the lines above")
         say("error: " + action, *_left_locked(call, environ))
         return errors.EXIT_DEFECT
@@ -56,18 +56,11 @@ def say(kind: str, *lines: str) -> None:
     """Write lines to stderr, in one go; a closed stderr is no reason to fail a restore."""
     if not lines:
         return
-    text = "".join(f"{errors.PREFIX}{kind}{_printable(line)}\n" for line in lines)
+    text = "".join(f"{line}\n" for line in errors.lines(kind, lines))
     try:
         posix.write(2, text.encode("utf-8", "backslashreplace"))
     except OSError:
         pass
-
-
-def _printable(line: str) -> str:
-    """Escape control characters: names and aliases may come from a state file, and logs are read on terminals."""
-    if line.isprintable():
-        return line
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in line)
 
 
 def run(call: actions.Call, environ: "dict[str, str]") -> None:

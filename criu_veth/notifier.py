@@ -14,7 +14,7 @@ from typing import Self
 import msgspec
 
 from criu_veth import actions, config, execute, garbage, paths, prepare, program, runs, session, state
-from criu_veth.errors import InputError, OperationError
+from criu_veth.errors import InputError, OperationError, printable
 from criu_veth.way import Way, images_have_external_netns, images_hold_devices
 
 __all__ = ["Notifier", "external"]
@@ -99,7 +99,7 @@ class _Told(session.Session):
         self._said = said
 
     def say(self, kind: str, *lines: str) -> None:
-        self._said += [f"{kind}{line}" for line in lines]
+        self._said += [kind + printable(line) for line in lines]
 
     def told(self) -> Way:
         images = self.images or self.image_dir

@@ -22,7 +22,8 @@ INVENTORY = "inventory.img"
 _PROC_SIZE = 4096
 _FORMAT, _REGULAR = 0o170000, 0o100000  # S_IFMT, S_IFREG
 _EINVAL = 22
-_UNBOUNDED = 1 << 62
+#: Larger is nothing that was written here.
+_LARGEST = 32 << 20
 
 
 def config_candidates(environ: "dict[str, str]", image_dir: str | None) -> "list[str]":
@@ -39,7 +40,7 @@ def exists(path: str) -> bool:
     """Say whether there is anything at ``path``, a dangling link included."""
     try:
         posix.lstat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # a NUL is in no path
         return False
     except OSError:
         return True  # whatever it is, it is not absent; opening it will say why
@@ -47,8 +48,8 @@ def exists(path: str) -> bool:
 
 
 def read(path: str) -> bytes | None:
-    """Return what a file holds, or None if it is not there or cannot be read; a link is not followed."""
-    return _read(path, None, _UNBOUNDED, posix.O_NOFOLLOW)
+    """Return what a file holds, or None if it is not there, too large or cannot be read; a link is not followed."""
+    return _read(path, None, _LARGEST, posix.O_NOFOLLOW, whole=True)
 
 
 def read_followed(path: str, most: int) -> bytes | None:
@@ -56,12 +57,14 @@ def read_followed(path: str, most: int) -> bytes | None:
     return _read(path, None, most, 0)
 
 
-def _read(path: str, directory: int | None, most: int, links: int) -> bytes | None:
+def _read(path: str, directory: int | None, most: int, links: int, *, whole: bool = False) -> bytes | None:
     try:
         descriptor, size = open_file(path, directory, links)
     except OSError:
         return None
     try:
+        if whole and size > most:
+            return None
         data = posix.read(descriptor, min(size or _PROC_SIZE, most))
         while len(data) < most and (more := posix.read(descriptor, min(65536, most - len(data)))):
             data += more

@@ -17,6 +17,7 @@ import sys
 
 from criu_veth import __version__, paths, runs
 from criu_veth.actions import RESTORE_STAGES
+from criu_veth.errors import OperationError
 from criu_veth.way import EXTERNAL, Way
 
 #: To be raised with every change of what the operations of `execute` hold, or of the header.
@@ -30,6 +31,8 @@ _UNFINISHED, _PATIENCE = ".", 60
 #: The largest prime below 2 ** 30: so small that Python divides by it in one pass.
 _PRIME = (1 << 30) - 35
 _LONG = 64
+#: So many things a program is made from, see `inputs_of`.
+_INPUTS = 7
 
 #: Signature of a file: device, inode, size, mtime, ctime (both in ns), owner, mode. None: there is no such file.
 Signature = tuple[int, ...] | None
@@ -39,6 +42,14 @@ if TYPE_CHECKING:  # `typing` itself would take 10 ms
     from typing import Any
 
     Tuple = tuple[Any, ...]
+
+
+#: What `marshal` raises for bytes that it has not written.
+_UNREADABLE = (EOFError, ValueError, TypeError, MemoryError)
+
+
+class DamagedError(OperationError):
+    """A program is none, although its checksum says that it was written like this."""
 
 
 class Program:
@@ -57,12 +68,21 @@ class Program:
         self.data = b""
 
     def operations(self, action: str) -> "tuple[int, Tuple] | None":
-        """Return (number of slots, operations) of an action, or None where it has none."""
+        """Return (number of slots, operations) of an action, or None where it has none.
+
+        Raises DamagedError where the checksum holds and all the same it is none.
+        """
         if action not in self.sections:
             return None
         offset, length, slots, _ = self.sections[action]
         start = _header_end(self.data) + offset
-        return slots, marshal.loads(self.data[start : start + length])  # noqa: S302
+        try:
+            listed = marshal.loads(self.data[start : start + length])  # noqa: S302
+        except _UNREADABLE:
+            listed = None
+        if not isinstance(listed, tuple):
+            raise DamagedError(f"cannot read the program {self.name or 'of this restore'}: remove {paths.PROGRAMS}")
+        return slots, listed
 
     def part(self, action: str) -> bytes:
         """Return the file of a program of this action alone."""
@@ -181,7 +201,8 @@ def _file(header: "Tuple", bodies: bytes) -> bytes:
 
 
 def _sum(data: bytes) -> int:
-    return int.from_bytes(data, "little") % _PRIME
+    # Zeros at the end add nothing to the number, and a file that was cut may have lost some.
+    return (int.from_bytes(data, "little") + len(data)) % _PRIME
 
 
 def decode(data: bytes | None, name: str = "") -> Program | None:
@@ -189,9 +210,42 @@ def decode(data: bytes | None, name: str = "") -> Program | None:
     start = len(MAGIC)
     if data is None or not data.startswith(MAGIC) or data[start : start + 8] != b"%08x" % _sum(data[start + 8 :]):
         return None
-    program = Program(name, *marshal.loads(data[start + 16 : _header_end(data)]))  # noqa: S302 - as it was written
+    try:
+        end = _header_end(data)
+        header = marshal.loads(data[start + 16 : end])  # noqa: S302 - as it was written
+    except _UNREADABLE:
+        return None
+    if not _is_header(header, len(data) - end):
+        return None
+    program = Program(name, *header)
     program.data = data
     return program
+
+
+def _is_header(header: "Any", room: int) -> bool:
+    """Say whether this is a header whose sections lie within the ``room`` behind it."""
+    if not isinstance(header, tuple) or [type(part) for part in header] != [tuple, tuple, tuple, dict]:
+        return False
+    inputs, _, remarks, sections = header
+    if not all(isinstance(text, str) for text in remarks) or (inputs and not _is_made_from(inputs)):
+        return False
+    return all(
+        isinstance(section, tuple)
+        and [type(part) for part in section] == [int, int, int, bool]
+        and min(section) >= 0
+        and section[0] + section[1] <= room
+        for section in sections.values()
+    )
+
+
+def _is_made_from(inputs: "Tuple") -> bool:
+    """Say whether these are what `inputs_of` returns; the part of one action names none."""
+    return (
+        len(inputs) == _INPUTS
+        and isinstance(inputs[4], tuple)
+        and all(isinstance(name, tuple) and len(name) == 3 for name in inputs[4])
+        and (inputs[-1] is None or isinstance(inputs[-1], str))
+    )
 
 
 def save(program: Program) -> None:
@@ -253,7 +307,7 @@ def find(sources: paths.Sources, hostname: str, how: Way) -> Program | None:
     for key, image in [(key, image) for key in dict.fromkeys((how.key, how.names_key)) for image in images]:
         name = name_of(sources, image, key)
         found = decode(paths.read(f"{paths.PROGRAMS}/{name}"), name)
-        if found is None:
+        if found is None or not found.inputs:
             continue
         names = found.inputs[4]
         wanted = inputs_of(sources, files, None if found.inputs[1] is None else hostname, image, key, names)
@@ -291,7 +345,10 @@ def operations(run: runs.Run, action: str) -> "tuple[int, Tuple] | None":
     Raises OperationError, see `runs.secure`.
     """
     found = decode(run.read(action))
-    return None if found is None else found.operations(action)
+    try:
+        return None if found is None else found.operations(action)
+    except DamagedError:
+        return None
 
 
 def prune(*, dry_run: bool = False) -> "list[str]":
@@ -304,7 +361,7 @@ def prune(*, dry_run: bool = False) -> "list[str]":
         if name.startswith(_UNFINISHED):
             continue
         found = decode(paths.read(f"{paths.PROGRAMS}/{name}"))
-        if found is None or (found.inputs[-1] is not None and not paths.exists(found.inputs[-1])):
+        if found is None or not found.inputs or (found.inputs[-1] is not None and not paths.exists(found.inputs[-1])):
             if not dry_run:
                 paths.unlink(f"{paths.PROGRAMS}/{name}")
             removed.append(name)

@@ -113,7 +113,7 @@ class _Resolver:
             faults = of_others if ownership.is_foreign(mode) else self._faults
             veth = _overlay(captured, entry, self._placeholders, faults)
         if mode == READY:
-            veth = msgspec.structs.replace(veth, ready=self._way.ready.get(veth.inner, ""))
+            veth = msgspec.structs.replace(veth, ready=self._ready_name(veth))
         if ownership.may_be_foreign(mode):
             veth = self._as_adopted(veth, captured, entry)
         return veth
@@ -123,6 +123,16 @@ class _Resolver:
         before = captured.outer.ifname
         limited = policy.limit(captured, entry, told, *self._limits)
         return msgspec.structs.replace(limited, outer=_renamed(limited.outer, before))
+
+    def _ready_name(self, veth: Veth) -> str:
+        """Return the name that criu was told for the device that is to be ready, if there can be a device of it."""
+        name = self._way.ready.get(veth.inner) if self._way else None
+        if name is None:  # said already
+            return ""
+        if fault := rules.ifname_fault(name):
+            self._faults.append(f'{veth.where}: criu was told to move a device in as "{veth.inner}": {fault}')
+            return ""
+        return name
 
     def _as_adopted(self, veth: Veth, captured: Veth, entry: VethConfig | None) -> Veth:
         """Add what is done to a pair that somebody else has made; that is all if it is certain that somebody has."""
@@ -152,7 +162,7 @@ def _as_told(captured: Veth, entry: VethConfig | None, told_name: str, told_brid
     changes: dict[str, Any] = {}
     if told_name and told_name != outer.ifname and "@" not in outer.ifname and not rules.ifname_fault(told_name):
         changes["ifname"] = told_name
-    if told_bridge and told_bridge != outer.master:
+    if told_bridge and told_bridge != outer.master and not rules.ifname_fault(told_bridge):
         changes.update(master=told_bridge, master_kind="bridge", ovs=None)
     if not changes:
         return captured

@@ -29,9 +29,22 @@ SYSCTL_DIRECTORIES = {
 }
 
 
+def _utf8_fault(text: str) -> str | None:
+    """A path may be any bytes, and the placeholder ``{image}`` is the end of one; what is sent and written is UTF-8."""
+    if text.isascii():
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"{text!r} is not UTF-8: {text[error.start]!r} is no character"
+    return None
+
+
 def _name_fault(name: str, size: int, what: str) -> str | None:
     if not name:
         return f"{what} is empty"
+    if fault := _utf8_fault(name):
+        return fault
     if len(name.encode("utf-8", "surrogatepass")) >= size:
         return f"{name!r} is {len(name.encode('utf-8', 'surrogatepass'))} bytes long; {what} has at most {size - 1}"
     if name in (".", ".."):
@@ -59,6 +72,8 @@ def altname_fault(name: str) -> str | None:
     size = len(name.encode("utf-8", "surrogatepass"))
     if not size:
         return "an alternative name is empty"
+    if fault := _utf8_fault(name):
+        return fault
     if size >= ALTIFNAMSIZ:
         return f"{name!r} is {size} bytes long; an alternative name has at most {ALTIFNAMSIZ - 1}"
     return f"{name!r} has a NUL in it" if "\0" in name else None
@@ -66,7 +81,9 @@ def altname_fault(name: str) -> str | None:
 
 def alias_fault(alias: str) -> str | None:
     """Say why the kernel would refuse ``alias``."""
-    size = len(alias.encode("utf-8", "surrogatepass"))
+    if fault := _utf8_fault(alias):
+        return fault
+    size = len(alias.encode())
     if size >= IFALIASZ:
         return f"the alias is {size} bytes long; the kernel takes at most {IFALIASZ - 1}"
     if "\0" in alias or "\n" in alias:
@@ -197,7 +214,7 @@ def parse_interface(text: str) -> tuple[str, int]:
     longest = 128 if family_of(address) == AF_INET6 else 32
     if not slash:
         return address, longest
-    if not (length.isascii() and length.isdecimal() and int(length) <= longest):
+    if not (length.isascii() and length.isdecimal() and len(length) <= 3 and int(length) <= longest):
         raise ValueError(f"{text!r}: the prefix length is a number from 0 to {longest}")
     return address, int(length)
 
@@ -220,6 +237,8 @@ def parse_network(text: str) -> tuple[str, int]:
 
 #: VLAN IDs that a bridge port may have (IEEE 802.1Q; the kernel keeps 0 and 4095 for itself).
 VLAN_MIN, VLAN_MAX = 1, 4094
+#: One may be named twice, but not a hundred thousand times: reading them takes its time.
+_MOST_VLANS = 4 * VLAN_MAX
 
 
 def vlan_range(entry: int | str, lowest: int, highest: int) -> range | None:
@@ -227,6 +246,8 @@ def vlan_range(entry: int | str, lowest: int, highest: int) -> range | None:
 
     None if ``entry`` is neither, or has an ID of more than four digits or beyond ``lowest`` and ``highest``.
     """
+    if isinstance(entry, int) and not isinstance(entry, bool):
+        return range(entry, entry + 1) if lowest <= entry <= highest else None
     first, dash, last = str(entry).partition("-")
     ends = (first, last if dash else first)
     if not all(one.isascii() and one.isdecimal() and len(one) < 5 and lowest <= int(one) <= highest for one in ends):
@@ -240,12 +261,16 @@ def parse_vlans(entries: Iterable[int | str]) -> set[int]:
     Raises ValueError.
     """
     found: set[int] = set()
+    total = 0
     for entry in entries:
         ids = vlan_range(entry, VLAN_MIN, VLAN_MAX)
         if ids is None:
             raise ValueError(f"{entry!r} is no VLAN: an ID from {VLAN_MIN} to {VLAN_MAX}, or a range such as '30-39'")
         if not ids:
             raise ValueError(f"{entry!r} ends before it begins")
+        total += len(ids)
+        if total > _MOST_VLANS:
+            raise ValueError(f"names {total} VLANs with those that are there more than once; there are {VLAN_MAX}")
         found.update(ids)
     return found
 
@@ -285,7 +310,6 @@ def tc_number(text: str) -> int:
         if text == name:
             return number
     major, colon, minor = text.partition(":")
-    number = int(major, 16) << 16 | int(minor or "0", 16)
-    if not colon or not 0 <= number < 1 << 32:
+    if not colon or not major or len(major) > 4 or len(minor) > 4 or (major + minor).strip("0123456789abcdefABCDEF"):
         raise ValueError("a handle is MAJOR:MINOR in hexadecimal")
-    return number
+    return int(major, 16) << 16 | int(minor or "0", 16)

@@ -28,6 +28,7 @@ OWNER, ADOPTED, JOURNAL, DONE = "owner", "adopted", "journal", ".done"
 _MADE_IN = "in"
 #: The PID namespace that the host starts with has this inode on every kernel (PROC_PID_INIT_INO, linux/proc_ns.h).
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
+_LARGEST_PID = (1 << 31) - 1
 #: That many runs may lie about before a restore looks at those too that cannot be in its way.
 _MANY = 64
 
@@ -43,7 +44,8 @@ class UnusableError(OperationError):
 def secure(*, make: bool) -> bool:
     """Make sure that ``/run/criu-veth`` is a directory of ours that nobody else can enter; say whether it is there.
 
-    Raises UnusableError, or OperationError if others could have written there.
+    Where a file, or anything else, is in its place, nothing is to be found. Raises UnusableError, or OperationError if
+    others could have written there.
     """
     for path in (paths.RUN_DIR, paths.PROGRAMS, paths.RUNS):
         try:
@@ -56,6 +58,10 @@ def secure(*, make: bool) -> bool:
             return False
         except OSError as error:
             raise UnusableError(f"cannot use {path}: {error.strerror}") from None
+        if info.st_mode & 0o170000 not in (0o040000, 0o120000):  # directory, link
+            if make:
+                raise UnusableError(f"cannot use {path}: it is not a directory; remove it")
+            return False
         if info.st_mode & 0o170077 != 0o040000 or info.st_uid != posix.geteuid():
             raise OperationError(f"cannot trust {path}: it must be a directory of this user with mode 0700; remove it")
     return True
@@ -66,6 +72,15 @@ def _make_directory(path: str) -> None:
         posix.mkdir(path, 0o700)
     except FileExistsError:
         pass
+
+
+def _is_there(path: str) -> bool:
+    """Say whether this certainly is there: what cannot be looked at is no proof that there is nothing to do."""
+    try:
+        posix.lstat(path)
+    except OSError:
+        return False
+    return True
 
 
 class Run:
@@ -79,7 +94,7 @@ class Run:
 
     def exists(self) -> bool:
         """Say whether this restore has begun here."""
-        return bool(self.name) and paths.exists(self.path)
+        return bool(self.name) and _is_there(self.path)
 
     def begin(self) -> None:
         """Make the directory; what an earlier restore by the same process has left there is dropped.
@@ -117,7 +132,7 @@ class Run:
 
     def is_done(self, action: str) -> bool:
         """Say whether there is nothing to do, or nothing any more, at an action."""
-        return paths.exists(f"{self.path}/{action}{DONE}")
+        return _is_there(f"{self.path}/{action}{DONE}")
 
     def finish(self, action: str) -> None:
         """Leave nothing to do for an action, should it be called again: CRIU 4.1.1 may run a runtime's script twice.
@@ -167,7 +182,7 @@ class Run:
         words += [line.split()[1:2] for line in self._journal_lines() if line.split()[:1] == [_MADE_IN]]
         if words[0] and "-" not in self.name:  # an older version's record is a start time
             words[0] = []
-        return next((int(found[0]) for found in words if found and found[0].isdecimal()), 0)
+        return next((int(found[0]) for found in words if found and _is_number(found[0])), 0)
 
     def end(self) -> None:
         """Forget the restore. Somebody else may be doing the same."""
@@ -311,10 +326,15 @@ def _proc_is_ours() -> bool:
         return False
 
 
+def _is_number(text: str) -> bool:
+    """Say whether this is one that the kernel may have said: an inode, a time in ticks."""
+    return text.isascii() and text.isdecimal() and len(text) <= 20
+
+
 def _parts(name: str) -> "tuple[int, str, int]":
     """Return pid, start time and the PID namespace's inode; 0 and an empty text for what is not known."""
     words = name.split("-")
-    if not all(word.isascii() and word.isdecimal() for word in words):
+    if not all(map(_is_number, words)) or int(words[0]) > _LARGEST_PID:
         return 0, "", 0
     if len(words) == 3:
         return int(words[0]), words[1], int(words[2])

@@ -10,12 +10,13 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
-from criu_veth import bounds, paths, rules
+from criu_veth import bounds, paths, ranges, rules
 from criu_veth.errors import InputError
+from criu_veth.ranges import U8, U16, U32, Feature, Hex, Index, Name, Text, VlanId, Word
 
 #: The newest version that is read. A file is of the oldest one that can say what it says: 2 has veths of several
 #: network namespaces, whose inner ends a reader of 1 would look for in the first process's.
@@ -25,13 +26,9 @@ MAX_SIZE = 16 << 20
 MAX_VALUES = 400_000
 #: So many entries of the lists of all ends: twice what a capture has. Each costs a restore a message.
 MAX_ENTRIES = 4 * bounds.MOST_IN_ALL
+#: A veth takes twenty times the room of its text.
+MAX_VETHS = 1 << 14
 
-#: Bridge port flags, by the names of ``bridge link set``.
-PORT_FLAGS = (
-    "priority", "cost", "hairpin", "guard", "root_block", "fastleave", "learning", "flood", "proxy_arp",
-    "proxy_arp_wifi", "mcast_router", "mcast_flood", "mcast_to_unicast", "vlan_tunnel", "bcast_flood",
-    "group_fwd_mask", "neigh_suppress", "isolated", "locked", "mab", "mcast_max_groups", "neigh_vlan_suppress",
-)  # fmt: skip
 #: ``IFA_F_*`` in lower case; the last two are the kernel's to give.
 ADDRESS_FLAGS = (
     "nodad",
@@ -60,10 +57,8 @@ OVS_MAPS = (
     "bfd",
 )
 
-Text = Annotated[str, msgspec.Meta(max_length=4096)]
-U32 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
 #: Milliseconds would be finer than what the kernel reports; None: for ever.
-Seconds = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)] | None
+Seconds = U32 | None
 
 
 class Data(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -79,13 +74,13 @@ class Address(Data, frozen=True, kw_only=True):
     address: Text
     peer: Text = ""
     broadcast: Text = ""
-    label: Text = ""
-    scope: U32 = 0
-    flags: tuple[str, ...] = ()
+    label: Name = ""
+    scope: U8 = 0
+    flags: tuple[Word, ...] = ()
     valid: Seconds = None
     preferred: Seconds = None
     metric: U32 = 0
-    protocol: U32 = 0
+    protocol: U8 = 0
 
 
 class Route(Data, frozen=True, kw_only=True):
@@ -97,30 +92,30 @@ class Route(Data, frozen=True, kw_only=True):
     """
 
     dst: Text
-    family: Text
+    family: Word
     via: Text = ""
     src: Text = ""
     metric: U32 = 0
     table: U32 = 254
-    scope: U32 | None = None
-    protocol: U32 = 4
-    type: U32 = 1
-    tos: U32 = 0
+    scope: U8 | None = None
+    protocol: U8 = 4
+    type: U8 = 1
+    tos: U8 = 0
     onlink: bool = False
-    pref: U32 | None = None
+    pref: U8 | None = None
     expires: Seconds = None
-    metrics: dict[str, U32 | Text] = {}
+    metrics: dict[str, U32 | Name] = {}
 
 
 class Rule(Data, frozen=True, kw_only=True):
     """A policy routing rule that names the device, as ``iif`` or ``oif``."""
 
-    family: Text
+    family: Word
     priority: U32
     table: U32 = 0
-    action: U32 = 1
+    action: U8 = 1
     flags: U32 = 0
-    tos: U32 = 0
+    tos: U8 = 0
     iif: Text = ""
     oif: Text = ""
     src: Text = ""
@@ -128,11 +123,11 @@ class Rule(Data, frozen=True, kw_only=True):
     fwmark: U32 | None = None
     fwmask: U32 | None = None
     goto: U32 | None = None
-    protocol: U32 | None = None
-    ip_proto: U32 | None = None
-    sport: Text = ""
-    dport: Text = ""
-    uid_range: Text = ""
+    protocol: U8 | None = None
+    ip_proto: U8 | None = None
+    sport: Word = ""
+    dport: Word = ""
+    uid_range: Word = ""
     suppress_prefixlength: U32 | None = None
     suppress_ifgroup: U32 | None = None
 
@@ -153,9 +148,9 @@ class FdbEntry(Data, frozen=True, kw_only=True):
     """
 
     mac: Text
-    vlan: U32 = 0
-    state: Text = "static"
-    flags: tuple[str, ...] = ()
+    vlan: VlanId = 0
+    state: Word = "static"
+    flags: tuple[Word, ...] = ()
 
 
 class Qdisc(Data, frozen=True, kw_only=True):
@@ -164,31 +159,31 @@ class Qdisc(Data, frozen=True, kw_only=True):
     ``handle`` and ``parent`` are written as ``tc`` does; ``options`` is TCA_OPTIONS in hexadecimal.
     """
 
-    kind: Text
-    handle: Text
-    parent: Text
-    options: str = ""
+    kind: Name
+    handle: Word
+    parent: Word
+    options: Hex = ""
 
 
 class TcClass(Data, frozen=True, kw_only=True):
     """A traffic class; fields as those of `Qdisc`."""
 
-    kind: Text
-    handle: Text
-    parent: Text
-    options: str = ""
+    kind: Name
+    handle: Word
+    parent: Word
+    options: Hex = ""
 
 
 class Filter(Data, frozen=True, kw_only=True):
     """A traffic filter; ``protocol`` is the ethertype, ``handle`` the kernel's number, the rest as in `Qdisc`."""
 
-    kind: Text
-    parent: Text
-    priority: U32
-    protocol: U32
+    kind: Name
+    parent: Word
+    priority: U16
+    protocol: U16
     handle: U32 = 0
     chain: U32 = 0
-    options: str = ""
+    options: Hex = ""
 
 
 class End(Data, frozen=True, kw_only=True):
@@ -214,7 +209,7 @@ class End(Data, frozen=True, kw_only=True):
     routes: tuple[Route, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
     sysctl: dict[str, Text] = {}
-    features_off: tuple[Text, ...] = ()
+    features_off: tuple[Feature, ...] = ()
 
 
 class Vlan(Data, frozen=True, kw_only=True):
@@ -282,7 +277,7 @@ class Outer(End, frozen=True, kw_only=True):
 class Inner(End, frozen=True, kw_only=True):
     """The inner end, in the container's network namespace."""
 
-    ifindex: U32 | None = None
+    ifindex: Index | None = None
 
 
 class CapturedVeth(Data, frozen=True, kw_only=True):
@@ -407,6 +402,10 @@ class _Version(msgspec.Struct):
     version: int
 
 
+class _Veths(msgspec.Struct):
+    veths: tuple[msgspec.Raw, ...] = ()
+
+
 def version_for(veths: Iterable[CapturedVeth]) -> int:
     """Return the version of a state file that has these veths."""
     return 2 if any(veth.namespace for veth in veths) else 1
@@ -494,27 +493,45 @@ def parse(data: bytes, path: str) -> State:
     if (values := data.count(b",")) > MAX_VALUES:
         raise InputError(f"{path}: has {values} values; {MAX_VALUES} is the most it can have")
     try:
-        version = msgspec.json.decode(data, type=_Version).version
-        if version < 1:
-            raise InputError(f"{path}: version: {version} is no version of this file")
-        if version > SCHEMA_VERSION:
-            raise InputError(
-                f"{path}: is of version {version}, and this criu-veth knows up to {SCHEMA_VERSION}: install the"
-                f" criu-veth that made the dump, or a newer one"
-            )
-        state = msgspec.json.decode(data, type=State)
+        state = _decoded(data, path)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at ")
         key = where.strip("`").removeprefix("$").removeprefix(".")
         raise InputError(f"{path}: {key + ': ' if key else ''}{what}") from None
     except msgspec.DecodeError as error:
         raise InputError(f"{path}: is damaged: {error}") from None
+    except UnicodeDecodeError:  # msgspec says the place within one text
+        raise InputError(f"{path}: is damaged: {_no_utf8(data)}") from None
     except RecursionError:
         raise InputError(f"{path}: is damaged: nested too deeply") from None
     faults = list(_faults(state))
     if faults:
         raise InputError(*(f"{path}: {fault}" for fault in faults))
     return state
+
+
+def _decoded(data: bytes, path: str) -> State:
+    """Return what the bytes say, before its values are checked. Raises InputError, or what msgspec raises."""
+    version = msgspec.json.decode(data, type=_Version).version
+    if not 1 <= version < 1 << 32:
+        raise InputError(f"{path}: version: {version} is no version of this file")
+    if version > SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: is of version {version}, and this criu-veth knows up to {SCHEMA_VERSION}: install the"
+            f" criu-veth that made the dump, or a newer one"
+        )
+    veths = len(msgspec.json.decode(data, type=_Veths).veths)
+    if veths > MAX_VETHS:
+        raise InputError(f"{path}: veths: there are {veths}; {MAX_VETHS} is the most that is read")
+    return msgspec.json.decode(data, type=State)
+
+
+def _no_utf8(data: bytes) -> str:
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return f"it is not UTF-8: byte {error.start} is {data[error.start]:#04x}"
+    return "it is not UTF-8"
 
 
 def _faults(state: State) -> list[str]:
@@ -549,6 +566,7 @@ def ovs_faults(ovs: Ovs) -> list[str]:
     checks: list[tuple[str, str | None]] = [("bridge", rules.ovs_name_fault(ovs.bridge))]
     vlans = [("tag", vlan) for vlan in (ovs.tag,) if vlan is not None]
     vlans += [(key, vlan) for key in ("trunks", "cvlans") for vlan in getattr(ovs, key)]
+    checks += [(key, ranges.count_fault(getattr(ovs, key))) for key in ("trunks", "cvlans")]
     checks += [(key, rules.ovs_vlan_fault(vlan)) for key, vlan in vlans]
     if ovs.vlan_mode is not None and ovs.vlan_mode not in rules.OVS_VLAN_MODES:
         checks.append(("vlan_mode", f"{ovs.vlan_mode!r} is not one of {', '.join(rules.OVS_VLAN_MODES)}"))
@@ -567,7 +585,7 @@ def outer_faults(outer: Outer) -> list[str]:
     for key in ("master", "backup_port"):
         name = getattr(outer, key)
         checks.append((key, None if name is None else rules.ifname_fault(name)))
-    checks += [("port", None if flag in PORT_FLAGS else f"{flag!r} is no flag of a bridge port") for flag in outer.port]
+    checks += [("port", ranges.port_fault(flag, value)) for flag, value in outer.port.items()]
     if outer.vlan is not None:
         checks.append(("vlan", vlan_fault(outer.vlan)))
     checks += [(f"fdb[{number}]", _fdb_fault(entry)) for number, entry in enumerate(outer.fdb)]
@@ -595,10 +613,17 @@ def vlan_fault(vlan: Vlan) -> str | None:
 def _fdb_fault(entry: FdbEntry) -> str | None:
     if entry.state not in ("static", "permanent"):
         return f"{entry.state!r} is not static or permanent"
-    unknown = [flag for flag in entry.flags if flag not in ("sticky", "extern_learn")]
-    if unknown:
-        return f"{unknown[0]!r} is not sticky or extern_learn"
-    return rules.hardware_address_fault(entry.mac)
+    fault = _flags_fault(entry.flags, ("sticky", "extern_learn"), "not sticky or extern_learn")
+    return fault or rules.hardware_address_fault(entry.mac)
+
+
+def _flags_fault(flags: tuple[str, ...], known: tuple[str, ...], otherwise: str) -> str | None:
+    """Each is a bit: one that is there twice would be another one."""
+    for flag in flags:
+        if flag not in known:
+            return f"{flag!r} is {otherwise}"
+    twice = ranges.repeated(flags)
+    return f"{twice!r} is there twice" if twice else None
 
 
 def _rule_fault(rule: Rule, ifname: str) -> str | None:
@@ -608,7 +633,13 @@ def _rule_fault(rule: Rule, ifname: str) -> str | None:
     for name in filter(None, (rule.iif, rule.oif)):
         if fault := rules.ifname_fault(name):
             return fault
-    return _value_fault(rules.parse_interface, filter(None, (rule.src, rule.dst))) or _family_fault(rule.family)
+    networks = [text for text in (rule.src, rule.dst) if text]
+    if fault := _value_fault(rules.parse_interface, networks) or _family_fault(rule.family):
+        return fault
+    if any(rules.family_name(text) != rule.family for text in networks):
+        return f"{networks[0]} is not of the family {rule.family}"
+    spans = ((rule.sport, 65535), (rule.dport, 65535), (rule.uid_range, (1 << 32) - 1))
+    return next((fault for text, highest in spans if text and (fault := ranges.span_fault(text, highest))), None)
 
 
 def _tc_fault(entry: Qdisc | TcClass | Filter, handles: set[str]) -> str | None:
@@ -643,6 +674,7 @@ def end_faults(end: End) -> list[str]:
         checks.append(("mtu", rules.mtu_fault(end.mtu)))
     if end.alias is not None:
         checks.append(("alias", rules.alias_fault(end.alias)))
+    checks += [(key, ranges.count_fault(getattr(end, key))) for key in ("altnames", "sysctl", "features_off")]
     checks += [(f"altnames[{number}]", rules.altname_fault(name)) for number, name in enumerate(end.altnames)]
     checks += [(f"addresses[{number}]", _address_fault(entry)) for number, entry in enumerate(end.addresses)]
     checks += [(f"routes[{number}]", _route_fault(entry)) for number, entry in enumerate(end.routes)]
@@ -666,8 +698,9 @@ def _address_fault(entry: Address) -> str | None:
             rules.parse_address(address)
     except ValueError as error:
         return str(error)
-    unknown = [flag for flag in entry.flags if flag not in ADDRESS_FLAGS]
-    return f"{unknown[0]!r} is no flag of an address" if unknown else None
+    if any(rules.family_of(one) != rules.family_of(entry.address) for one in (entry.peer, entry.broadcast) if one):
+        return f"{entry.address} is of another family than its peer or broadcast address"
+    return _flags_fault(entry.flags, ADDRESS_FLAGS, "no flag of an address")
 
 
 def _route_fault(entry: Route) -> str | None:
@@ -685,6 +718,7 @@ def _route_fault(entry: Route) -> str | None:
     if wrong:
         return f"the metric {wrong[0]!r} is a {'name' if wrong[0] == 'cc_algo' else 'number'}"
     own = [entry.src] if entry.dst == "default" else [entry.src, entry.dst]
+    own += [entry.via] if entry.family == "inet6" else []  # an IPv4 route may have an IPv6 gateway
     if any(rules.family_name(text) != entry.family for text in own if text):
         return f"{entry.dst} is not of the family {entry.family}"
     return _family_fault(entry.family)

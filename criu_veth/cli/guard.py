@@ -35,7 +35,7 @@ def guarded(run: Callable[[], object]) -> int:
         output.error(str(error) if error.errno is None else _os_fault(error, error.errno))
         return errors.EXIT_FAILED
     except Exception:
-        sys.stderr.write(traceback.format_exc())
+        sys.stderr.write("".join(f"{output.printable(line)}\n" for line in traceback.format_exc().splitlines()))
         output.error("a defect in criu-veth itself; please report the lines above")
         return errors.EXIT_DEFECT
     return result if isinstance(result, int) else errors.EXIT_OK

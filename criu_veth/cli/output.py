@@ -1,12 +1,14 @@
 """What the commands print: results to stdout, everything else to stderr with the hook's prefix."""
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 
 import click
 
-from criu_veth.errors import PREFIX
+from criu_veth import errors
+from criu_veth.errors import printable as printable  # noqa: PLC0414 - for those who print
 
 _UNFOLDED = len("02:00:00:00:00:01")
 
@@ -27,8 +29,8 @@ def notice(*lines: str) -> None:
 
 
 def _report(kind: str, lines: Sequence[str]) -> None:
-    for line in lines:
-        click.echo(f"{PREFIX}{kind}: {printable(line)}", err=True)
+    for line in errors.lines(f"{kind}: ", tuple(lines)):
+        click.echo(line, err=True)
 
 
 def as_json(value: object) -> None:
@@ -41,11 +43,19 @@ def is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
-def printable(text: str) -> str:
-    r"""Replace what would move a terminal's cursor, or is no character, by its escape (``\x1b``)."""
+def shell_word(text: str) -> str:
+    """Quote a word for a shell; one that is not printable is for ``printf`` to write: each sh knows that."""
     if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+        return shlex.quote(text)
+    plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:@[]"
+    data = text.encode("utf-8", "surrogateescape")
+    written = "".join(chr(byte) if chr(byte) in plain else f"\\{byte:03o}" for byte in data)
+    return f"\"$(printf '{written}')\""
+
+
+def json_text(data: bytes) -> str:
+    """Return JSON with all that is not printable in its strings escaped; outside of them there is nothing such."""
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in data.decode())
 
 
 def names(*paths: str | None) -> str:

@@ -67,6 +67,14 @@ def test_unknown_action(restoring: Restoring, container: Container, unchanged: C
     assert done.stderr == 'criu-veth: notice: unknown action "pre-coffee", nothing done\n'
 
 
+def test_unknown_action_that_would_write_a_line_of_the_log(restoring: Restoring, container: Container) -> None:
+    done = restoring(MAPPING).act("x\ncriu-veth: error: \x1b[2Jall is lost", container)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == (
+        'criu-veth: notice: unknown action "x\\ncriu-veth: error: \\x1b[2Jall is lost", nothing done\n'
+    )
+
+
 def test_not_root(restoring: Restoring, container: Container, unchanged: Callable[[], None]) -> None:
     restore = restoring(MAPPING)
     prefix = ("setpriv", "--reuid", "1000", "--clear-groups")
@@ -411,11 +419,39 @@ def test_run_takes_nothing(bridged: Host, restoring: Restoring, container: Conta
     assert bridged.link("web0")["master"] == "br0"
 
 
-def test_a_file_where_the_directory_should_be(bridged: Host, restoring: Restoring) -> None:
-    bridged.run("touch", "/run/criu-veth")
-    assert preflight(bridged, restoring(MAPPING)) == [
-        "cannot trust /run/criu-veth: it must be a directory of this user with mode 0700; remove it"
+NO_DIRECTORY = {
+    "file": ("/run/criu-veth", "touch /run/criu-veth"),
+    "pipe": ("/run/criu-veth", "mkfifo /run/criu-veth"),
+    "file in it": ("/run/criu-veth/runs", "mkdir -m 700 /run/criu-veth && touch /run/criu-veth/runs"),
+}
+
+
+@pytest.mark.parametrize("what", NO_DIRECTORY)
+def test_something_else_where_the_directory_should_be(
+    bridged: Host, restoring: Restoring, container: Container, what: str
+) -> None:
+    """The work goes on, and what is there stays as it is."""
+    path, make = NO_DIRECTORY[what]
+    bridged.run("sh", "-c", make)
+    restore = restoring(MAPPING)
+    done = restore.act("pre-restore")
+    assert (done.returncode, done.stderr) == (
+        0, f"criu-veth: pre-restore: warning: cannot use {path}: it is not a directory; remove it; {ANEW}\n",
+    )  # fmt: skip
+    for action in ("setup-namespaces", "post-setup-namespaces"):
+        assert restore.act(action, container).returncode == 0
+    make_pair(container, "eth0", "x0")
+
+    done = restore.act("post-restore", container)
+
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        "criu-veth: post-restore: eth0: outer end named web0",
+        "criu-veth: post-restore: eth0: web0 attached to br0",
+        "criu-veth: post-restore: eth0: web0 up",
+        "criu-veth: post-restore: container announced",
     ]
+    assert bridged.link("web0")["master"] == "br0"
 
 
 DAMAGES = {

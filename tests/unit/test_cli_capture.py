@@ -6,11 +6,12 @@ import json
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import Result
 
 from criu_veth import capture, state
-from criu_veth.cli import host
+from criu_veth.cli import host, output
 from criu_veth.cli.app import app
 from criu_veth.state import (
     Address,
@@ -183,3 +184,11 @@ def test_inspect_on_a_terminal_is_a_table(captured: Path) -> None:
     assert ["alias", "web\\x1b[2J"] in lines
     at = lines.index(["altnames", "front"])
     assert lines[at + 1] == ["web"]
+
+
+def test_json_has_nothing_in_it_that_moves_a_cursor() -> None:
+    given = {"alias": "a\x1b\x7f\x9b\u202e\U000e0001ü\n", "name": "x\\"}
+    text = output.json_text(msgspec.json.format(msgspec.json.encode(given), indent=2))
+    assert json.loads(text) == given
+    assert text.replace("\n", "").isprintable()
+    assert "ü" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,24 @@ def test_conf_cannot_hold_everything(tmp_path: Path, outer: str, bad: str) -> No
         " use --format args\n"
     )
     assert options(file, "--format", "args").exit_code == 0
+
+
+def test_control_characters_are_quoted(tmp_path: Path) -> None:
+    """Whoever looks at the options on a terminal sees them; a shell makes the name of them again."""
+    name = "a\x1b[31m'\\\x9bü"
+    file = write(tmp_path, mappings=[f"eth0:{name}"])
+
+    args, conf, rpc = (options(file, "--format", form, "--no-action-script") for form in ("args", "conf", "json"))
+
+    assert args.stdout == "--external \"$(printf 'veth[eth0]:a\\033[31m\\047\\134\\302\\233\\303\\274')\"\n"
+    script = f'set -- {args.stdout}printf %s "$2"'
+    made = subprocess.run(["sh"], input=script, capture_output=True, text=True, check=True)
+    assert made.stdout == f"veth[eth0]:{name}"
+    cannot = 'criu-veth: error: a CRIU configuration file cannot hold "veth[eth0]:a\\x1b[31m\'\\\\x9bü", because of'
+    assert conf.exit_code == 2
+    assert conf.stderr == f"{cannot} '\\x1b' in it; use --format args\n{cannot} '\\x9b' in it; use --format args\n"
+    assert json.loads(rpc.stdout)["external"] == [f"veth[eth0]:{name}"]
+    assert rpc.stdout.isascii()
 
 
 def test_conf_cannot_hold_a_path_with_a_space(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -456,3 +456,23 @@ def test_what_goes_with_another_kind(settings: str, said: list[str]) -> None:
 def test_a_pair_of_another_kind_has_an_outer_end() -> None:
     entry = only(veth('kind = "netkit"\nmac = "02:00:00:00:00:01"\nbridge = "br0"\n[veth.netns]\nmtu = 1400'))
     assert (entry.kind, entry.kind_mode, entry.outer, entry.bridge) == ("netkit", "l2", "web0", "br0")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[match]\nimage = ["a", "' + "[" * 33 + '"]', "match.image: '" + "[" * 33),
+        ('[match]\ncontainer = "' + "a" * 1025 + '"', "match.container: '" + "a" * 1025),
+    ],
+)
+def test_a_pattern_that_takes_its_time(text: str, message: str) -> None:
+    said = f"F: {message}' is no pattern of a name: 1024 characters and 32 brackets are the most"
+    with pytest.raises(InputError) as caught:
+        config.parse(text, "F")
+    assert str(caught.value).splitlines()[0] == said
+
+
+def test_a_template_that_takes_its_time() -> None:
+    with pytest.raises(InputError) as caught:
+        config.parse('[[veth]]\ninner = "eth0"\nalias = "' + "{inner}" * 1000 + '"', "F")
+    assert str(caught.value) == f"F: veth[0].alias: {'{inner}' * 1000!r} is longer than 4096 characters"

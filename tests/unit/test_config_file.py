@@ -87,7 +87,7 @@ def test_pipe_is_not_waited_for(file: Path) -> None:
 def test_too_long(file: Path) -> None:
     with file.open("r+b") as stream:
         stream.truncate(config.MAX_SIZE + 1)
-    assert fault(file) == f"{file}: is 4194305 bytes long; a mapping file has at most 4194304"
+    assert fault(file) == f"{file}: is 1048577 bytes long; a mapping file has at most 1048576"
 
 
 def test_not_utf_8(file: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from criu_veth import config, netlink, paths, preflight, prepare, program, resolve, way
+from criu_veth import config, netlink, paths, preflight, prepare, program, resolve, runs, way
 from criu_veth.errors import OperationError
 
 PID = os.getpid()
@@ -169,7 +169,7 @@ def test_a_program_of_another_version_is_not_run(images: Path, file: Path, monke
     assert found(images, file) is None
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "one bit", "a header's length", "text"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "one bit", "a header's length", "text", "zeros", "too large"])
 def test_a_damaged_program_is_made_anew(images: Path, file: Path, run: Path, damage: str) -> None:
     """Wherever it is damaged: nothing of it is read, `marshal` would raise what it likes."""
     made = make(images, file)
@@ -182,6 +182,8 @@ def test_a_damaged_program_is_made_anew(images: Path, file: Path, run: Path, dam
         "one bit": [whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :] for at in range(0, len(whole), 5)],
         "a header's length": [whole[: start + 8] + size + whole[start + 16 :] for size in (b"ffffffff", b"        ")],
         "text": [b"old\n"],
+        "zeros": [whole + bytes(8)],
+        "too large": [whole + bytes(64 << 20)],
     }
     for data in places[damage]:
         path.write_bytes(data)
@@ -189,6 +191,51 @@ def test_a_damaged_program_is_made_anew(images: Path, file: Path, run: Path, dam
         assert program.prune(dry_run=True) == [made.name]
     make(images, file)
     assert found(images, file) is not None
+
+
+def header(program_: program.Program, **changes: object) -> tuple[object, ...]:
+    parts = {key: getattr(program_, key) for key in ("inputs", "checks", "remarks", "sections")}
+    return tuple({**parts, **changes}.values())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inputs": 7},
+        {"inputs": (1, 2)},
+        {"inputs": (None,) * 7},
+        {"inputs": (*(None,) * 4, ("a",), 0, None)},
+        {"inputs": (*(None,) * 4, (), 0, 5)},
+        {"remarks": (b"x",)},
+        {"sections": ()},
+        {"sections": {"pre-restore": 5}},
+        {"sections": {"pre-restore": (0, 1 << 40, 3, False)}},
+        {"sections": {"pre-restore": (-1, 0, 3, False)}},
+        {"sections": {"pre-restore": (0, 0, 3)}},
+    ],
+)
+def test_a_header_of_another_shape_is_none(images: Path, file: Path, run: Path, changes: dict[str, object]) -> None:
+    """As another program would write it under the same name: the checksum holds, and nobody stumbles over it."""
+    made = make(images, file)
+    path = run / "programs" / made.name
+    path.write_bytes(program._file(header(made, **changes), b""))
+    assert found(images, file) is None
+    assert program.prune() == [made.name]
+
+
+@pytest.mark.parametrize("body", [b"", b"x", b"i\0\0\0\0", b"(\xff\xff\xff", b"l\xff\xff\xff\x7f"])
+def test_operations_that_are_none(images: Path, file: Path, body: bytes) -> None:
+    sections = {"post-restore": (0, len(body), 5, False)}
+    data = program._file(header(make(images, file), sections=sections), body)
+    program_ = program.decode(data, "NAME")
+    assert program_ is not None
+    with pytest.raises(program.DamagedError) as caught:
+        program_.operations("post-restore")
+    assert str(caught.value) == f"cannot read the program NAME: remove {paths.PROGRAMS}"
+    restore = runs.Run("1-1-1")
+    restore.begin()
+    restore.write("post-restore", data)
+    assert program.operations(restore, "post-restore") is None
 
 
 def test_a_program_that_is_being_written_is_left_alone(images: Path, file: Path, run: Path) -> None:
@@ -279,3 +326,12 @@ def test_messages_of_a_program_are_as_the_kernel_wants_them() -> None:
     header = struct.pack("=IHHII", 44, 19, 0, 0, 0)  # RTM_SETLINK; flags and sequence number come when it is sent
     ifinfomsg = struct.pack("=BxHiII", 0, 0, 0, 0, 0)  # the index is filled in then
     assert message == header + ifinfomsg + struct.pack("=HH", 9, 3) + b"web0\0\0\0\0"
+
+
+def test_nothing_is_kept_where_a_file_is_in_the_way(images: Path, file: Path, run: Path) -> None:
+    run.write_text("")
+    with pytest.raises(OperationError) as caught:
+        make(images, file)
+    assert str(caught.value) == f"cannot use {run}: it is not a directory; remove it"
+    assert found(images, file) is None
+    assert program.prune() == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from criu_veth import config, resolve
+from criu_veth import config, resolve, way
 from criu_veth.errors import EXIT_INPUT, InputError
 from criu_veth.state import Address, CapturedVeth, Host, Inner, Outer, Route, State, Veth, Vlan
 
@@ -224,3 +224,38 @@ def test_a_netkit_needs_a_name_too() -> None:
     assert faults('[[veth]]\ninner = "eth0"\nkind = "netkit"') == [
         'web.toml: veth[0]: the outer end has no name: write outer = "..." for "eth0"'
     ]
+
+
+def test_an_image_directory_whose_name_is_not_utf_8() -> None:
+    given = config.parse('[[veth]]\ninner = "eth0"\nouter = "{image}"\nalias = "of {image}"', "web.toml")
+    with pytest.raises(InputError) as raised:
+        resolve.resolve(given, None, {"hostname": "node7", "image": "web-\udcff"})
+    assert raised.value.faults == (
+        "web.toml: veth[0].outer: '{image}' becomes a name that is impossible: 'web-\\udcff' is not UTF-8:"
+        " '\\udcff' is no character",
+        "web.toml: veth[0].alias: 'of web-\\udcff' is not UTF-8: '\\udcff' is no character",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("a" * 16, "'aaaaaaaaaaaaaaaa' is 16 bytes long; an interface name has at most 15"),
+        ("\udcff", "'\\udcff' is not UTF-8: '\\udcff' is no character"),
+        ("", "an interface name is empty"),
+        ("a/b", "'a/b' has '/' in it, which no interface name may"),
+    ],
+)
+def test_criu_was_told_of_a_ready_device_that_cannot_be(name: str, fault: str) -> None:
+    told = way.Way(told=True)
+    told.read_options(["--external", f"netdev[eth0]:{name}"])
+    with pytest.raises(InputError) as raised:
+        resolve.resolve(config.parse('mappings = ["eth0:web0"]', "web.toml"), None, PLACEHOLDERS, told)
+    assert raised.value.faults == (f'web.toml: mappings[0]: criu was told to move a device in as "eth0": {fault}',)
+
+
+def test_criu_was_told_of_a_bridge_that_cannot_be() -> None:
+    told = way.Way(told=True)
+    told.read_options(["--external", "veth[eth0]:web0@\udcff"])
+    (veth,) = resolve.resolve(None, state(captured("eth0", master="br0")), PLACEHOLDERS, told)
+    assert (veth.outer.ifname, veth.outer.master) == ("web0", "br0")

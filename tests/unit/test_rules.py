@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from criu_veth import rules
@@ -236,3 +238,16 @@ def test_no_vlan(entry: int | str) -> None:
 def test_range_that_runs_backwards() -> None:
     with pytest.raises(ValueError, match=r"^'39-30' ends before it begins$"):
         rules.parse_vlans(["39-30"])
+
+
+@pytest.mark.parametrize("check", [rules.ifname_fault, rules.altname_fault, rules.alias_fault])
+def test_what_is_no_utf_8(check: Callable[[str], str | None]) -> None:
+    assert check("web-\udcff") == "'web-\\udcff' is not UTF-8: '\\udcff' is no character"
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":", ":1", "1", "-1:", "0x1:", "1_0:", " 1:", "1:+1", "10000:", "1:10000", "1:1:1"]
+)
+def test_no_handle(text: str) -> None:
+    with pytest.raises(ValueError, match="a handle is MAJOR:MINOR in hexadecimal"):
+        rules.tc_number(text)

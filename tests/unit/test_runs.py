@@ -114,7 +114,11 @@ def test_a_file_where_the_directory_should_be(run: Path) -> None:
     run.write_text("")
     with pytest.raises(OperationError) as raised:
         runs.secure(make=True)
-    assert str(raised.value) == f"cannot trust {run}: it must be a directory of this user with mode 0700; remove it"
+    assert type(raised.value) is runs.UnusableError
+    assert str(raised.value) == f"cannot use {run}: it is not a directory; remove it"
+    assert runs.secure(make=False) is False
+    assert not runs.Run("1-1-1").exists()
+    assert not runs.Run("1-1-1").is_done("post-restore")
 
 
 # --- one restore
@@ -369,3 +373,18 @@ def test_a_restore_looks_at_others_only_where_they_are_in_its_way(monkeypatch: p
     assert found == {in_the_way.name, own.name}
     monkeypatch.setattr(runs, "_MANY", 2)
     assert len(runs.over(runs.Judge(), everyone=False)) == 3
+
+
+@pytest.mark.parametrize("pid", ["4294967296", "9" * 20, "9" * 200, "٣"])
+def test_a_name_that_no_run_has_says_nothing(pid: str) -> None:
+    assert not is_over(f"{pid}-1-{PIDNS}")
+
+
+def test_a_journal_that_is_damaged_says_nothing_of_its_namespace(run: Path) -> None:
+    restore = runs.Run("1-1-1")
+    restore.begin()
+    (run / "runs/1-1-1/owner").write_text("9" * 6000)
+    restore.write(runs.JOURNAL, b"in " + b"9" * 6000 + b" 1\nlink \xff\n")
+    assert restore.netns() == 0
+    assert restore.made() == ["\udcff"]
+    assert not runs.is_in_the_way(restore)

@@ -15,6 +15,11 @@ from criu_veth.errors import InputError
 VETH = {"inner": {"ifname": "eth0"}, "outer": {"ifname": "web0"}}
 HOST = {"hostname": "a", "kernel": "6.1", "criu_veth": "0.1.0", "created": "2026-01-01T00:00:00+00:00"}
 
+MAC = "02:00:00:00:00:01"
+RULE = {"family": "inet", "priority": 1, "iif": "web0"}
+ROUTE = {"dst": "default", "family": "inet"}
+FILTER = {"kind": "u32", "parent": "ffff:fff2", "priority": 1, "protocol": 2048}
+
 EMPTY = state.State(version=1, host=state.Host(hostname="a", kernel="b", criu_veth="c", created="d"))
 
 
@@ -163,6 +168,64 @@ def test_not_what_it_should_be(data: bytes, message: str) -> None:
     assert fault(data) == message
 
 
+@pytest.mark.parametrize(
+    ("outer", "message"),
+    [
+        ({"addresses": [{"address": "10.0.0.1", "scope": 256}]}, "addresses[0].scope: Expected `int` <= 255"),
+        ({"addresses": [{"address": "10.0.0.1", "protocol": 256}]}, "addresses[0].protocol: Expected `int` <= 255"),
+        (
+            {"addresses": [{"address": "10.0.0.1", "valid": 1 << 32}]},
+            "addresses[0].valid: Expected `int` <= 4294967295",
+        ),
+        (
+            {"addresses": [{"address": "10.0.0.1", "label": "a" * 16}]},
+            "addresses[0].label: Expected `str` of length <= 15",
+        ),
+        ({"routes": [{**ROUTE, "tos": 256}]}, "routes[0].tos: Expected `int` <= 255"),
+        ({"routes": [{**ROUTE, "type": 256}]}, "routes[0].type: Expected `int` <= 255"),
+        ({"routes": [{**ROUTE, "scope": 256}]}, "routes[0].scope: Expected `int` <= 255"),
+        ({"routes": [{**ROUTE, "pref": 256}]}, "routes[0].pref: Expected `int` <= 255"),
+        ({"routes": [{**ROUTE, "protocol": -1}]}, "routes[0].protocol: Expected `int` >= 0"),
+        ({"routes": [{**ROUTE, "table": 1 << 32}]}, "routes[0].table: Expected `int` <= 4294967295"),
+        ({"rules": [{**RULE, "action": 256}]}, "rules[0].action: Expected `int` <= 255"),
+        ({"rules": [{**RULE, "tos": 256}]}, "rules[0].tos: Expected `int` <= 255"),
+        ({"rules": [{**RULE, "ip_proto": 256}]}, "rules[0].ip_proto: Expected `int` <= 255"),
+        ({"rules": [{**RULE, "protocol": 256}]}, "rules[0].protocol: Expected `int` <= 255"),
+        ({"fdb": [{"mac": MAC, "vlan": 4095}]}, "fdb[0].vlan: Expected `int` <= 4094"),
+        ({"filters": [{**FILTER, "priority": 65536}]}, "filters[0].priority: Expected `int` <= 65535"),
+        ({"filters": [{**FILTER, "protocol": 65536}]}, "filters[0].protocol: Expected `int` <= 65535"),
+        ({"filters": [{**FILTER, "options": "00" * 32769}]}, "filters[0].options: Expected `str` of length <= 65536"),
+        ({"features_off": ["a" * 32]}, "features_off[0]: Expected `str` of length <= 31"),
+    ],
+)
+def test_what_fits_no_attribute(outer: dict[str, Any], message: str) -> None:
+    refused = fault(text(veths=[{**VETH, "outer": {"ifname": "web0", **outer}}]))
+    assert refused.replace("int | null", "int") == f"F: veths[0].outer.{message}"
+
+
+def test_an_index_that_is_no_interfaces() -> None:
+    veths = [{**VETH, "inner": {"ifname": "eth0", "ifindex": 1 << 31}}]
+    assert fault(text(veths=veths)) == "F: veths[0].inner.ifindex: Expected `int` <= 2147483647"
+
+
+def test_no_utf8() -> None:
+    data = text(notes=["x"])
+    assert fault(data.replace(b'"x"', b'"\xff"')) == f"F: is damaged: it is not UTF-8: byte {data.index(b'x')} is 0xff"
+
+
+def test_more_veths_than_a_container_has() -> None:
+    veths = [{"inner": {"ifname": f"a{number}"}, "outer": {"ifname": f"b{number}"}} for number in range(16385)]
+    assert fault(text(veths=veths)) == "F: veths: there are 16385; 16384 is the most that is read"
+
+
+def test_more_entries_than_are_ever_captured() -> None:
+    routes = [{"dst": "10.0.0.1/32", "family": "inet"}] * 20_000
+    veths = [{"inner": {"ifname": name, "routes": routes}, "outer": {"ifname": name}} for name in ("a", "b")]
+    assert fault(text(veths=veths)) == (
+        "F: has 40000 addresses, routes, rules and the like; 32768 is the most it can have"
+    )
+
+
 def test_nested_deeply() -> None:
     assert fault(b'{"version": 1, "host": ' + b"[" * 200_000) == "F: is damaged: nested too deeply"
 
@@ -217,6 +280,48 @@ def test_two_veths_of_one_name() -> None:
         ({"vlan": {"pvid": 7, "tagged": [8]}}, "vlan: the pvid 7 is neither untagged nor tagged: write untagged = [7]"),
         ({"vlan": {"untagged": [7], "tagged": ["7-8"]}}, "vlan: 7 is both untagged and tagged"),
         ({"alias": "a" * 256}, "alias: the alias is 256 bytes long; the kernel takes at most 255"),
+        ({"port": {"cost": 65536}}, "port: cost: 65536 is not between 1 and 65535"),
+        ({"port": {"priority": 64}}, "port: priority: 64 is not between 0 and 63"),
+        ({"port": {"hairpin": 256}}, "port: hairpin: 256 is not between 0 and 1"),
+        ({"port": {"mcast_router": 4}}, "port: mcast_router: 4 is not between 0 and 3"),
+        ({"features_off": ["x"] * 4097}, "features_off: there are 4097; 4096 is the most"),
+        ({"sysctl": {f"ipv4.a{number}": "1" for number in range(4097)}}, "sysctl: there are 4097; 4096 is the most"),
+        ({"ovs": {"bridge": "br0", "trunks": [1] * 4097}}, "ovs.trunks: there are 4097; 4096 is the most"),
+        ({"port": {"speed": 1}}, "port: 'speed' is no flag of a bridge port"),
+        ({"addresses": [{"address": "10.0.0.1/24", "flags": ["x"]}]}, "addresses[0]: 'x' is no flag of an address"),
+        (
+            {"addresses": [{"address": "10.0.0.1/24", "flags": ["nodad", "nodad"]}]},
+            "addresses[0]: 'nodad' is there twice",
+        ),
+        (
+            {"addresses": [{"address": "10.0.0.1/24", "peer": "fd00::1"}]},
+            "addresses[0]: 10.0.0.1/24 is of another family than its peer or broadcast address",
+        ),
+        (
+            {"routes": [{"dst": "fd00::/8", "family": "inet6", "via": "10.0.0.1"}]},
+            "routes[0]: fd00::/8 is not of the family inet6",
+        ),
+        ({"fdb": [{"mac": MAC, "flags": ["sticky"] * 5}]}, "fdb[0]: 'sticky' is there twice"),
+        ({"rules": [{**RULE, "sport": "80-90"}]}, "rules[0]: '80-90' is not two numbers with a colon between"),
+        ({"rules": [{**RULE, "dport": "90:80"}]}, "rules[0]: '90:80' is no span of numbers up to 65535"),
+        ({"rules": [{**RULE, "dport": "1:65536"}]}, "rules[0]: '1:65536' is no span of numbers up to 65535"),
+        (
+            {"rules": [{**RULE, "uid_range": "1:" + "9" * 20}]},
+            f"rules[0]: '1:{'9' * 20}' is not two numbers with a colon between",
+        ),
+        ({"rules": [{**RULE, "src": "fd00::/8"}]}, "rules[0]: fd00::/8 is not of the family inet"),
+        (
+            {"qdiscs": [{"kind": "htb", "handle": "-1:", "parent": "root"}]},
+            "qdiscs[0]: '-1:': a handle is MAJOR:MINOR in hexadecimal",
+        ),
+        (
+            {"qdiscs": [{"kind": "htb", "handle": "1:fffff", "parent": "root"}]},
+            "qdiscs[0]: '1:fffff': a handle is MAJOR:MINOR in hexadecimal",
+        ),
+        (
+            {"vlan": {"tagged": ["1-4094"] * 9}},
+            "vlan: names 20470 VLANs with those that are there more than once; there are 4094",
+        ),
     ],
 )
 def test_values_that_no_kernel_reports(outer: dict[str, Any], message: str) -> None:

@@ -41,7 +41,7 @@ def command(pid: int, file: str | None) -> None:
     output.notice(*captured.notes)
     output.warning(*captured.warnings)
     if file is None:
-        click.echo(state.encode(captured), nl=False)
+        click.echo(output.json_text(state.encode(captured)), nl=False)
         return
     unsealed = dump.sealed(state.encode(captured), file) if os.path.basename(file) == paths.STATE_NAME else []
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -68,7 +67,7 @@ def command(file: str | None, images: str | None, mode: str | None, form: str, n
         for line in _conf(options):
             click.echo(line)
     else:
-        click.echo(shlex.join(word for option, value in options for word in (f"--{option}", value)))
+        click.echo(" ".join(output.shell_word(word) for option, value in options for word in (f"--{option}", value)))
 
 
 def _adopted(read: Inputs) -> list[str]:
@@ -114,12 +113,13 @@ def _conf(pairs: list[tuple[str, str]]) -> list[str]:
     r"""Return the lines of a CRIU configuration file.
 
     Raises InputError for a value that such a file cannot hold. ``parse_statement()`` of CRIU 4.2 cuts a value at a
-    ``#`` even in quotes, takes the backslash out of ``\"``, and refuses most values with a space, quoted or not.
+    ``#`` even in quotes, takes the backslash out of ``\"``, and refuses most values with a space, quoted or not. What
+    moves a terminal's cursor would be written as it is.
     """
     faults = [
         f'a CRIU configuration file cannot hold "{value}", because of {bad!r} in it; use --format args'
         for _, value in pairs
-        for bad in ("#", '\\"', *(c for c in value if c.isspace()))
+        for bad in ("#", '\\"', *(c for c in value if c.isspace() or not c.isprintable()))
         if bad in value
     ]
     if faults:
