@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from criu_veth import paths, ranges, rules, toml
+from criu_veth import paths, ranges, rules, sysctls, toml
 from criu_veth.errors import InputError
 from criu_veth.state import PAIRS, Address, Inner, Route, Vlan, vlan_fault
 
@@ -48,6 +48,10 @@ OUTER_KEYS = (
 
 #: Bridge port flags that are numbers (``bridge link set``'s names): the range of each.
 PORT_RANGES = {flag: found for flag, found in ranges.PORT.items() if found != (0, 1)}
+
+#: Of ``group_fwd_mask``: 01-80-C2-00-00-01, MAC PAUSE frames (``BR_GROUPFWD_MACPAUSE``, net/bridge/br_private.h).
+_PAUSE = 0x2
+_PAUSE_FAULT = "has the bit 0x2 set, of MAC PAUSE frames, which no bridge port forwards"
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -506,6 +510,8 @@ class _Checker:
             value = getattr(table.port, name)
             if value is not None and not low <= value <= high:
                 self._fault(f"{where}.port.{name}", f"{value} is not between {low} and {high}")
+        if (table.port.group_fwd_mask or 0) & _PAUSE:
+            self._fault(f"{where}.port.group_fwd_mask", _PAUSE_FAULT)
         if table.ovs is not None:
             self._check_ovs(where, table, table.ovs)
 
@@ -530,11 +536,13 @@ class _Checker:
             self._fault(f"{where}.ovs.{key}", rules.u32_fault(getattr(ovs, key) or 0))
 
     def _check_sysctl(self, where: str, table: dict[str, int | str]) -> None:
-        for key in table:
+        for key, value in table.items():
             try:
                 rules.sysctl_path(key, "lo")
             except ValueError as error:
                 self._fault(f"{where}.sysctl", str(error))
+            else:
+                self._fault(f'{where}.sysctl."{key}"', sysctls.fault(key, value))
 
     def _check_filled_in(self, where: str, template: str, check: Callable[[str], str | None]) -> None:
         if len(template) > _LONGEST_TEMPLATE:
@@ -658,18 +666,28 @@ class _Checker:
             except ValueError as error:
                 self._fault(f"{where}[{number}]", str(error))
             else:
+                fault = rules.address_fault(address)
+                self._fault(f"{where}[{number}]", fault and f"{text!r} {fault}")
                 found.append(Address(address=f"{address}/{length}"))
         return tuple(found)
 
     def _routes(self, where: str, texts: list[str] | None) -> tuple[Route, ...] | None:
         if texts is None:
             return None
-        found = []
+        found: list[Route] = []
+        seen: dict[tuple[object, ...], int] = {}
         for number, text in enumerate(texts):
             try:
-                found.append(parse_route(text))
+                route = parse_route(text)
             except ValueError as error:
                 self._fault(f"{where}[{number}]", str(error))
+                continue
+            key = rules.route_key(route.family, route.dst, route.table, route.metric)
+            if key in seen:
+                fault = f"the route to {route.dst} is given already by {where}[{seen[key]}]; another one needs a metric"
+                self._fault(f"{where}[{number}]", fault)
+            seen.setdefault(key, number)
+            found.append(route)
         return tuple(found)
 
     def _refuse_clashes(self, veths: list[VethConfig]) -> None:

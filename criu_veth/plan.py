@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from criu_veth import actions, ownership, rules
+from criu_veth import actions, ownership, ranges, rules
 from criu_veth.state import (
     Address,
     Adopted,
@@ -29,6 +29,9 @@ from criu_veth.way import ADOPT, EMPTY, READY, UNKNOWN
 
 #: Order in which a device's own settings are made: the name first, so that every later message names it rightly.
 LINK_SETTINGS = ("mac", "mtu", "txqueuelen", "group", "alias", "gso_max_size", "gso_max_segs", "gro_max_size")
+
+#: Order in which a port's flags are set: that of the table.
+_PORT_FLAGS = tuple(ranges.PORT)
 
 #: Modes of devices on which there is no ARP, and nobody to be told.
 _WITHOUT_NEIGHBOURS = ("l3", "l3s")
@@ -513,7 +516,7 @@ def _dress(name: dict[str, Any], outer: Outer) -> list[Operation]:
         *(SetFlag(**name, flag=flag, on=on) for flag, on in flags if on is not None),
         *([SwitchOff(**name, features=outer.features_off)] if outer.features_off else []),
         *_vlans(name, outer.vlan),
-        *(SetPort(**name, flag=flag, value=value) for flag, value in outer.port.items()),
+        *(SetPort(**name, flag=flag, value=outer.port[flag]) for flag in sorted(outer.port, key=_PORT_FLAGS.index)),
         *(SetSysctl(**name, key=key, value=value) for key, value in outer.sysctl.items()),
         *_traffic_control(name, outer),
     ]
@@ -574,7 +577,7 @@ def _inner_end(inner: str, outer: str, netns: Inner) -> list[Operation]:
         *([SetUp(**name)] if netns.up is not False else []),
         *(SettleAddress(**name, address=address) for address in netns.addresses if _needs_settling(address)),
         *(AddNeighbour(**name, entry=entry) for entry in netns.neighbours),
-        *(AddRoute(**name, route=route) for route in sorted(netns.routes, key=lambda route: bool(route.via))),
+        *(AddRoute(**name, route=route) for route in _to_add(netns.routes)),
     ]
 
 
@@ -586,6 +589,22 @@ def _as_added(addresses: tuple[Address, ...]) -> list[Address]:
 
 def _needs_settling(address: Address) -> bool:
     return ":" in address.address and "nodad" not in address.flags
+
+
+def _to_add(routes: tuple[Route, ...]) -> list[Route]:
+    """Return routes in the order in which they have to be added: gateways are reached by those without one.
+
+    Of those with one destination, table and metric the kernel takes one; which one `rules.route_key` tells.
+    """
+    first = {
+        rules.route_key(route.family, route.dst, route.table, route.metric, route.tos): route for route in routes[::-1]
+    }
+    return sorted((route for route in routes if route in first.values()), key=lambda route: bool(route.via))
+
+
+def _is_source(address: Address, routes: tuple[Route, ...]) -> bool:
+    """Say whether a route names the address as its source: the kernel refuses one that is not usable yet."""
+    return address.address.partition("/")[0] in [route.src for route in routes]
 
 
 def _usable_at_once(address: Address) -> Address:
@@ -604,6 +623,7 @@ def _outer_end(veth: Veth, *, adopted: bool = False) -> list[Operation]:
     name: dict[str, Any] = {"inner": veth.inner, "outer": outer.ifname, "named": named}
     settings = ((attribute, getattr(outer, attribute)) for attribute in LINK_SETTINGS)
     flags = ((flag, getattr(outer, flag)) for flag in LINK_FLAGS)
+    sources = [address for address in outer.addresses if _is_source(address, outer.routes)]
     return [
         *([Rename(**name)] if named else []),
         *(SetLink(**name, attribute=key, value=value) for key, value in settings if value is not None),
@@ -612,11 +632,15 @@ def _outer_end(veth: Veth, *, adopted: bool = False) -> list[Operation]:
         *([SwitchOff(**name, features=outer.features_off)] if outer.features_off else []),
         *_port(veth, name, adopted=adopted),
         *(SetSysctl(**name, key=key, value=value) for key, value in outer.sysctl.items()),
-        *(AddAddress(**name, address=address) for address in _as_added(outer.addresses)),
+        *(
+            AddAddress(**name, address=_usable_at_once(address) if address in sources else address)
+            for address in _as_added(outer.addresses)
+        ),
         *_traffic_control(name, outer),
         *([] if adopted else [SetUp(**name, up=outer.up is not False)]),
         *(AddNeighbour(**name, entry=entry) for entry in outer.neighbours),
-        *(AddRoute(**name, route=route) for route in sorted(outer.routes, key=lambda route: bool(route.via))),
+        *(AddRoute(**name, route=route) for route in _to_add(outer.routes)),
+        *(SettleAddress(**name, address=address) for address in sources if _needs_settling(address)),
         *(AddRule(**name, rule=rule) for rule in outer.rules),
     ]
 
@@ -632,7 +656,7 @@ def _port(veth: Veth, name: dict[str, Any], *, adopted: bool) -> list[Operation]
     return [
         *([Attach(**name, **attach)] if outer.master else []),
         *_vlans(name, outer.vlan),
-        *(SetPort(**name, flag=flag, value=value) for flag, value in outer.port.items()),
+        *(SetPort(**name, flag=flag, value=outer.port[flag]) for flag in sorted(outer.port, key=_PORT_FLAGS.index)),
         *([SetBackupPort(**name, backup_port=outer.backup_port)] if outer.backup_port else []),
         *(AddFdb(**name, entry=entry) for entry in outer.fdb),
     ]

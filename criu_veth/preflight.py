@@ -22,7 +22,8 @@ class Findings(NamedTuple):
     """``faults`` prevent the restore, ``warnings`` do not; ``bridges`` is what was seen of each bridge.
 
     ``deferred`` has, by the inner end's name, what prevents it only if the hook has to make that pair; ``doubles`` are
-    the inner ends whose MAC address or addresses a living container on this host has.
+    the inner ends whose MAC address or addresses a living container on this host has. ``left_out`` are operations that
+    this kernel refuses, each with what is done instead, if anything: see `rehearsal`.
     """
 
     faults: tuple[str, ...]
@@ -30,6 +31,7 @@ class Findings(NamedTuple):
     bridges: dict[str, netlink.BridgeFacts]
     deferred: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     doubles: frozenset[str] = frozenset()
+    left_out: tuple[tuple[plan.Operation, plan.Operation | None], ...] = ()
 
     def with_warnings(self, more: tuple[str, ...]) -> "Findings":
         """Return these and what somebody else has found."""

@@ -23,6 +23,7 @@ from criu_veth import (
     preflight,
     program,
     provenance,
+    rehearsal,
     resolve,
     segments,
     state,
@@ -186,7 +187,8 @@ def judge(
     """
     inputs = read(environ, image_dir, of_process(pid) if pid else None)
     veths = tuple(veth for veth in desired(inputs, way) if veth.inner.encode() + b"\0" not in present)
-    found = preflight_here(tuple(veth for veth in veths if ownership.is_judged_later(veth.mode)), decided=True)
+    veths = tuple(veth for veth in veths if ownership.is_judged_later(veth.mode))
+    found = rehearse(veths, inputs, preflight_here(veths, decided=True), decided=True)
     if found.faults:
         raise OperationError(*found.faults)
 
@@ -197,10 +199,23 @@ def possible(inputs: Inputs, way: Way, *, ahead: bool = False) -> tuple[tuple[Ve
     Raises InputError, or OperationError with all that this host cannot do.
     """
     veths = desired(inputs, way)
-    found = preflight_here(veths, ahead=ahead)
+    found = rehearse(veths, inputs, preflight_here(veths, ahead=ahead))
     if found.faults:
         raise OperationError(*found.faults)
     return veths, found.with_warnings(lost_in_images(inputs.sources.images, way))
+
+
+def rehearse(
+    veths: tuple[Veth, ...], inputs: Inputs, found: preflight.Findings, *, decided: bool = False
+) -> preflight.Findings:
+    """Add to what preflight ``found`` what this kernel refuses; ``decided`` as in `preflight.preflight`.
+
+    Raises OperationError.
+    """
+    try:
+        return rehearsal.rehearse(veths, found, inputs.config, decided=decided)
+    except OSError as error:
+        raise OperationError(f"cannot look at this host: {error}") from None
 
 
 def prepare_ahead(
@@ -218,6 +233,8 @@ def prepare_ahead(
             inputs = read(environ, image_dir, ahead=True)
             veths = desired(inputs, way)
             found = preflight_here(veths, ahead=True)
+            if inputs.config is not None:  # what was captured here and now is known to be possible
+                found = rehearse(veths, inputs, found)
             if not found.faults:
                 said = found.with_warnings(lost) if unrestorable.matters(way) else found
                 made.append(save(veths, inputs, said, way))
@@ -306,6 +323,7 @@ def operations(
         return listed, frozenset(listed)
     sent = inputs.config.announcements if inputs.config else config.Announcements()
     made = plan.make(without_doubles(veths, found), repeat=sent.repeat, interval=sent.interval)
+    made = rehearsal.without(made, found.left_out)
     listed = assemble.assemble(made, assemble.late_checks(veths, found.bridges, found.deferred))
     if inputs.config and not veths:
         listed = assemble.name_strays()

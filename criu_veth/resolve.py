@@ -255,6 +255,7 @@ def _overlay(
         if getattr(entry, key) is not None:
             changes[key] = getattr(entry, key)
     changes["port"] = {**base.outer.port, **entry.port}
+    faults += _port_faults(changes["port"], entry, adopted=adopted)
     if entry.vlan is not None or entry.default_vlan:
         changes["vlan"] = entry.vlan
     if entry.bridge is not None:
@@ -286,6 +287,14 @@ def _overlay(
         where=entry.where,
     )
     return veth if veth.kind == "veth" else _of_its_kind(veth)
+
+
+def _port_faults(port: dict[str, int], entry: VethConfig, *, adopted: bool) -> list[str]:
+    """Find what a port cannot have together (``br_setport()``, net/bridge/br_netlink.c)."""
+    if adopted or not entry.port.get("mab"):  # of a port that somebody else has made the rest is not known
+        return []
+    needed = ("locked", port.get("locked", 0)), ("learning", port.get("learning", 1))
+    return [f"{entry.where}.port.mab: needs {name} = true as well" for name, value in needed if not value]
 
 
 def _of_its_kind(veth: Veth) -> Veth:

@@ -185,6 +185,11 @@ def route_scope(family: str, has_gateway: bool) -> int:
     return 253 if family == "inet" and not has_gateway else 0
 
 
+def route_key(family: str, dst: str, table: int, metric: int, tos: int = 0) -> tuple[str, str, int, int, int]:
+    """Return what only one route of a table may have: the kernel gives one of IPv6 without a metric 1024."""
+    return family, dst, table, metric or (1024 if family == "inet6" else 0), tos
+
+
 def link_local(mac: str) -> str:
     """Return the link-local IPv6 address that the kernel makes of a MAC address (RFC 4291, modified EUI-64)."""
     octets = [int(part, 16) for part in mac.split(":")]
@@ -217,6 +222,29 @@ def parse_interface(text: str) -> tuple[str, int]:
     if not (length.isascii() and length.isdecimal() and len(length) <= 3 and int(length) <= longest):
         raise ValueError(f"{text!r}: the prefix length is a number from 0 to {longest}")
     return address, int(length)
+
+
+def ipv6_fault(address: str, flags: Iterable[str] = ()) -> str | None:
+    """Say why no kernel lets a veth have this IPv6 address (``ipv6_add_addr()``, net/ipv6/addrconf.c)."""
+    if address == "::":
+        return "is the unspecified address, which no device has"
+    if address == "::1":
+        return "is the loopback address, which only lo has"
+    if packed(address)[0] == 0xFF and "autojoin" not in flags:
+        return "is a multicast address, which no device has"
+    return None
+
+
+def address_fault(address: str) -> str | None:
+    """Say why ``address`` is none that a device may be asked to have; of IPv4 the kernel would take any."""
+    if ":" in address:
+        return ipv6_fault(address)
+    first = int(address.partition(".")[0])
+    if address == "0.0.0.0":  # noqa: S104 - nothing is bound
+        return "is the unspecified address, which no device has"
+    if 224 <= first <= 239:
+        return "is a multicast address, which no device has"
+    return "is the broadcast address, which no device has" if address == "255.255.255.255" else None
 
 
 def parse_network(text: str) -> tuple[str, int]:

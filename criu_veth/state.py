@@ -46,6 +46,9 @@ ROUTE_METRICS = (
     "features", "rto_min", "initrwnd", "quickack", "cc_algo", "fastopen_no_cookie",
 )  # fmt: skip
 
+#: The last type of a route that leads through a device; those after it (blackhole, unreachable) lead nowhere.
+_RTN_MULTICAST = 5
+
 #: The columns of `Ovs` that are maps of texts.
 OVS_MAPS = (
     "external_ids",
@@ -693,14 +696,17 @@ def _sysctl_fault(key: str) -> str | None:
 
 def _address_fault(entry: Address) -> str | None:
     try:
-        rules.parse_interface(entry.address)
+        own, _ = rules.parse_interface(entry.address)
         for address in filter(None, (entry.peer, entry.broadcast)):
             rules.parse_address(address)
     except ValueError as error:
         return str(error)
     if any(rules.family_of(one) != rules.family_of(entry.address) for one in (entry.peer, entry.broadcast) if one):
         return f"{entry.address} is of another family than its peer or broadcast address"
-    return _flags_fault(entry.flags, ADDRESS_FLAGS, "no flag of an address")
+    if fault := _flags_fault(entry.flags, ADDRESS_FLAGS, "no flag of an address"):
+        return fault
+    fault = rules.ipv6_fault(own, entry.flags) if ":" in own else None
+    return fault and f"{entry.address!r} {fault}"
 
 
 def _route_fault(entry: Route) -> str | None:
@@ -711,6 +717,8 @@ def _route_fault(entry: Route) -> str | None:
             rules.parse_address(address)
     except ValueError as error:
         return str(error)
+    if not 1 <= entry.type <= _RTN_MULTICAST:
+        return f"a route of type {entry.type} leads through no device"
     unknown = [name for name in entry.metrics if name not in ROUTE_METRICS]
     if unknown:
         return f"{unknown[0]!r} is no metric of a route"

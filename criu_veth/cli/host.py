@@ -3,7 +3,8 @@
 import os
 from typing import NamedTuple
 
-from criu_veth import netlink, ownership, preflight, tenants, wire
+from criu_veth import netlink, ownership, preflight, rehearsal, tenants, wire
+from criu_veth.config import Config
 from criu_veth.errors import InputError, OperationError, errno_text
 from criu_veth.state import Route, Veth
 
@@ -21,8 +22,8 @@ class Examined(NamedTuple):
     notices: tuple[str, ...] = ()
 
 
-def examine(veths: tuple[Veth, ...]) -> Examined:
-    """Do a preflight of ``veths``.
+def examine(veths: tuple[Veth, ...], mapping: Config | None) -> Examined:
+    """Do a preflight of ``veths``, of which ``mapping`` asks for something, and rehearse what is done to them.
 
     Raises OperationError if the kernel cannot be asked.
     """
@@ -31,6 +32,7 @@ def examine(veths: tuple[Veth, ...]) -> Examined:
         try:
             kernel = AfterTheDump(rtnl, veths)
             found = preflight.preflight(veths, kernel, decided=True)
+            found = rehearsal.rehearse(veths, found, mapping, decided=True)
             return Examined(found, tuple(kernel.running), _may_be_made_by_others(veths, found))
         finally:
             rtnl.close()

@@ -75,6 +75,9 @@ def budgets(single: Samples, measured: Sequence[Measured]) -> list[Budget]:
     bound(f"{s.IDLE}, against `{s.SHELL}`", ratio(single, s.IDLE, s.SHELL), 1.5)
     bound(f"{s.WORK}, against `{s.PASS}`", ratio(single, s.WORK, s.PASS), 1.6)
     bound(f"{s.MAKE}, against `{s.PYROUTE2}`", ratio(single, s.MAKE, s.PYROUTE2), 0.6)
+    for name, limit in ((s.REHEARSE, 1.4), (s.CHECK, 1.25)):
+        without = name + s.UNREHEARSED
+        bound(f"{name}, against {without.removeprefix(f'{name}, ')}", ratio(single, name, without), limit)
     for one in measured:
         what = f"whole restore, program ready, against {variants.SHELL_IP}, veths: {one.veths}"
         limit = 1.25 if one.veths < 8 else 1.0

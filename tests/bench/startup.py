@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lab import Host
+from lab.criu import REPOSITORY
 from lab.iproute import batch
 
 from . import variants
@@ -23,8 +24,21 @@ NO_WORK = "hook, network-unlock"
 IDLE = "hook, setup-namespaces with no work"
 WORK = "hook, post-restore, program ready"
 MAKE = "hook, pre-restore making the program"
+REHEARSE = "hook, pre-restore making a program that is rehearsed"
+CHECK = "criu-veth check"
+UNREHEARSED = ", rehearsing nothing"
 REUSE = "hook, pre-restore, program ready"
 CROWDED = ", {} other links"
+
+
+#: What the kernel might refuse, so that it is rehearsed.
+DOUBTFUL = """addresses = ["169.254.1.1/32"]
+routes = ["10.99.0.2/32", "10.98.0.0/24 via 10.99.0.2"]
+sysctl = { "ipv4.proxy_arp" = 1 }
+port = { hairpin = true, isolated = true }
+"""
+#: Runs a program that may make no network namespace, so that it rehearses nothing.
+WEAK = ("setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin")
 
 
 class Place:
@@ -37,28 +51,37 @@ class Place:
         self.suffix = CROWDED.format(other_links) if other_links else ""
         host.bridge(BRIDGE)
         self.hooks = variants.write_hooks(host, 1)
+        self.doubtful = f"{self.hooks.config.rpartition('/')[0]}/doubtful.toml"
+        host.path(self.doubtful).write_text(host.path(self.hooks.config).read_text().rstrip() + "\n" + DOUBTFUL)
+        host.path(self.doubtful).chmod(0o644)
         # The kernel's cheapest device that it surely has; a pair is two links.
         pairs = range(other_links // 2)
         host.run("ip", "-batch", "-", stdin=batch(pair_words(i) for i in pairs), timeout=300)
         self._plugged: Plugged | None = None
         self._checked = False
 
-    def call(self, action: str) -> Callable[[], float]:
-        """A measurement of one action."""
-        env = {"CRIU_VETH_CONFIG": self.hooks.config, "CRTOOLS_SCRIPT_ACTION": action}
+    def call(self, action: str, config: str = "", prefix: tuple[str, ...] = ()) -> Callable[[], float]:
+        """A measurement of one action; `prefix` is a command that runs the hook."""
+        env = {"CRIU_VETH_CONFIG": config or self.hooks.config, "CRTOOLS_SCRIPT_ACTION": action}
         if self._plugged is not None and action != "pre-restore":
             env["CRTOOLS_INIT_PID"] = str(self._plugged.container.pid)
-        command = Command(argv=[str(CRIU_VETH)], env=env, images=self.images)
+        command = Command(argv=[*found(prefix), str(CRIU_VETH)], env=env, images=self.images)
         return lambda: self.watch(command)
 
     def forget(self) -> None:
         """Remove the hook's programs."""
         shutil.rmtree(self.host.path("/run/criu-veth"), ignore_errors=True)
 
-    def make(self) -> float:
+    def make(self, config: str = "", prefix: tuple[str, ...] = ()) -> float:
         """pre-restore that finds no program."""
         self.forget()
-        return self.call("pre-restore")()
+        return self.call("pre-restore", config, prefix)()
+
+    def check(self, prefix: tuple[str, ...] = ()) -> Callable[[], float]:
+        """A measurement of `criu-veth check`."""
+        argv = [*found(prefix), sys.executable, "-m", "criu_veth", "check", self.doubtful]
+        command = Command(argv=argv, env={"PYTHONPATH": str(REPOSITORY)})
+        return lambda: self.watch(command)
 
     def plug(self) -> None:
         """Start the container, for the actions after pre-restore."""
@@ -81,6 +104,11 @@ class Place:
             self._checked = True
         self._plugged.remove()
         return taken
+
+
+def found(prefix: tuple[str, ...]) -> list[str]:
+    """A command with its program's path."""
+    return [shutil.which(prefix[0]) or prefix[0], *prefix[1:]] if prefix else []
 
 
 def pair_words(number: int) -> list[str]:
@@ -119,6 +147,9 @@ def measure_startup(directory: Path, rounds: int, other_links: int) -> Samples:
         for place in hosts:
             before[MAKE + place.suffix] = place.make
             before[REUSE + place.suffix] = place.call("pre-restore")
+        before[REHEARSE] = lambda: plain.make(plain.doubtful)
+        before[REHEARSE + UNREHEARSED] = lambda: plain.make(plain.doubtful, WEAK)
+        before[CHECK], before[CHECK + UNREHEARSED] = plain.check(), plain.check(WEAK)
         made = interleave(before, rounds)
 
         after: dict[str, Callable[[], float]] = dict(starts)

@@ -12,6 +12,7 @@ import pytest
 
 from lab import Client, Container, Criu, Host, Link, Outcome, Program, wait_for
 from lab.cli import cli
+from lab.criu import name_taken_meanwhile
 from lab.frames import Tap
 from lab.openvswitch import OpenVSwitch
 
@@ -231,9 +232,9 @@ def test_a_restore_that_fails_leaves_no_port(
     host: Host, switch: OpenVSwitch, web: Container, criu: Criu, images: Path
 ) -> None:
     dumped(criu, web, images)
-    configured(host, '[[veth]]\ninner = "eth0"\nsysctl = { "ipv4.arp_ignore" = "no number" }\n')
-    failed = restored(criu, host, images, check=False)
-    fault = "eth0: web0 sysctl ipv4.arp_ignore = no number: Invalid argument (EINVAL)"
+    configured(host, '[[veth]]\ninner = "eth0"\naltnames = ["front"]\n')
+    failed = restored(criu, host, images, args=name_taken_meanwhile(host, "front"), check=False)
+    fault = 'eth0: web0 altname "front": File exists (EEXIST)'
     assert failed.said("criu-veth: error:") == [f"criu-veth: error: post-restore: {fault}"]
     assert switch.ports("obr0") == []
     host.wait_no_link("web0")

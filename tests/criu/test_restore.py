@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab import Container, Criu, Host, Link, Outcome, snapshot, wait_for
+from lab.criu import name_taken_meanwhile
 
 pytestmark = pytest.mark.vm
 
@@ -58,9 +59,11 @@ def said(outcome: Outcome) -> list[str]:
     return [line for line in outcome.said("criu-veth:") if not any(words in line for words in inner)]
 
 
-def failed(criu: Criu, host: Host, images: Path, *external: str) -> tuple[list[str], list[str]]:
+def failed(
+    criu: Criu, host: Host, images: Path, *external: str, args: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
     """Restore in vain; return what the hook said, and CRIU's last word on why it failed."""
-    outcome = criu.restore(host, images, external=external, hook=HOOK, check=False)
+    outcome = criu.restore(host, images, external=external, hook=HOOK, args=args, check=False)
     assert outcome.returncode != 0
     return said(outcome), outcome.log_errors()
 
@@ -241,15 +244,16 @@ def test_failing_post_restore(bridged: Host, criu: Criu, images: Path) -> None:
     """CRIU kills the tree, the host is as it was, and nothing is in the way of another try."""
     mapped(
         bridged,
-        '[[veth]]\ninner = "eth0"\nouter = "web0"\nbridge = "br0"\nport = { group_fwd_mask = 2 }\n'
-        'addresses = ["10.7.0.1/24"]\n',
+        '[[veth]]\ninner = "eth0"\nouter = "web0"\nbridge = "br0"\naltnames = ["front"]\naddresses = ["10.7.0.1/24"]\n',
     )
     pid = dumped(criu, bridged, images, WEB)
     before = without_programs(bridged)
-    faults, errors = failed(criu, bridged, images, "veth[eth0]:tmp0")
+    taken = name_taken_meanwhile(bridged, "front")
+    faults, errors = failed(criu, bridged, images, "veth[eth0]:tmp0", args=taken)
     assert faults == [
-        "criu-veth: error: post-restore: eth0: web0 port group_fwd_mask 2: Invalid argument (EINVAL)",
+        'criu-veth: error: post-restore: eth0: web0 altname "front": File exists (EEXIST)',
     ]
+    bridged.run("ip", "link", "property", "del", "dev", "lo", "altname", "front")
     assert any("Aborting restore due to post-restore script" in error for error in errors)
     bridged.wait_no_link("tmp0", "web0")
     assert not Path(f"/proc/{pid}").exists()

@@ -69,6 +69,18 @@ class Outcome:
         return [line.partition(") ")[2] for line in self.log.splitlines() if ERROR in line]
 
 
+def name_taken_meanwhile(host: Host, name: str) -> tuple[str, ...]:
+    """CRIU's options for an action script that gives `lo` an alternative name once pre-restore is over.
+
+    What wants that name then fails at post-restore, and nobody could have known.
+    """
+    script = host.path("/run/take-a-name")
+    action = '[ "$CRTOOLS_SCRIPT_ACTION" = setup-namespaces ] || exit 0'
+    script.write_text(f"#!/bin/sh\n{action}\nip link property add dev lo altname {name}\n")
+    script.chmod(0o755)
+    return ("--action-script", "/run/take-a-name")
+
+
 class Criu:
     """One CRIU program."""
 

@@ -74,8 +74,9 @@ def test_device_that_is_down_holds_up_nothing(bridged: Host, container: Containe
 def test_nothing_is_announced_when_the_restore_fails(
     bridged: Host, container: Container, restoring: Callable[..., StandIn]
 ) -> None:
-    standin = restoring(FILE.replace('bridge = "br0"\n', 'bridge = "br0"\nport = { group_fwd_mask = 2 }\n'))
+    standin = restoring(FILE.replace('bridge = "br0"\n', 'bridge = "br0"\naltnames = ["front"]\n'))
     assert standin.act("pre-restore").returncode == 0
+    bridged.run("ip", "link", "property", "add", "dev", "br1", "altname", "front")
     make_pair(container, "eth0", "tmp0")
     container.run("ip", "address", "add", "10.0.0.2/24", "dev", "eth0")
     mac = mac_of(container, "eth0")

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from lab import Container, Host, run_action, snapshot, wait_for
-from lab.features import older_than
 from lab.standin import StandIn, make_pair
 
 Restoring = Callable[..., StandIn]
@@ -591,60 +590,6 @@ def test_route_taken_meanwhile(bridged: Host, container: Container, restoring: R
     make_settled_pair(container)
     bridged.run("ip", "route", "add", "10.99.0.0/24", "via", "10.0.0.9")
     assert refused_late(bridged, restore, container) == ["eth0: web0 route 10.99.0.0/24: File exists (EEXIST)"]
-
-
-#: What this kernel's messages lack that Linux 6.6 explains.
-UNEXPLAINED = older_than("6.6", "the reasons for which addresses are refused")
-
-
-@pytest.mark.parametrize(
-    ("settings", "fault"),
-    [
-        (
-            'bridge = "br0"\nport = { group_fwd_mask = 2 }',
-            "eth0: web0 port group_fwd_mask 2: Invalid argument (EINVAL)",
-        ),
-        pytest.param(
-            'bridge = "br0"\nport = { mab = true }',
-            "eth0: web0 port mab 1: Invalid argument (EINVAL): Bridge port must be locked and have learning enabled"
-            " when MAB is enabled",
-            marks=pytest.mark.kernel_since("6.2", "ports with mab"),
-        ),
-        (
-            'sysctl = { "ipv4.proxy_arp" = "on" }',
-            "eth0: web0 sysctl ipv4.proxy_arp = on: Invalid argument (EINVAL)",
-        ),
-        (
-            'addresses = ["10.9.0.1/24", "fd00::1/64", "ff02::1/64"]',
-            "eth0: web0 address ff02::1/64: Cannot assign requested address (EADDRNOTAVAIL): ipv6: Cannot assign"
-            ' multicast address without "IFA_F_MCAUTOJOIN" flag',
-        ),
-        (
-            'addresses = ["fd00::1/64"]\nsysctl = { "ipv6.disable_ipv6" = 1 }',
-            "eth0: web0 address fd00::1/64: Permission denied (EACCES): ipv6: IPv6 is disabled on this device",
-        ),
-        (
-            'routes = ["10.99.0.0/24 via 192.0.2.1"]',
-            "eth0: web0 route 10.99.0.0/24 via 192.0.2.1: Network is unreachable (ENETUNREACH): Nexthop has invalid"
-            " gateway",
-        ),
-        (
-            'routes = ["10.99.0.0/24 src 192.0.2.1"]',
-            "eth0: web0 route 10.99.0.0/24 src 192.0.2.1: Invalid argument (EINVAL): Invalid prefsrc address",
-        ),
-        (
-            'mtu = 1200\naddresses = ["fd00::1/64"]',
-            "eth0: web0 address fd00::1/64: Invalid argument (EINVAL)",
-        ),
-    ],
-)  # fmt: skip
-def test_kernel_refuses(bridged: Host, container: Container, restoring: Restoring, settings: str, fault: str) -> None:
-    restore = restoring(f'[[veth]]\ninner = "eth0"\nouter = "web0"\n{settings}\n')
-    assert restore.act("pre-restore").returncode == 0
-    make_settled_pair(container)
-    if UNEXPLAINED:
-        fault = fault.partition(": ipv6: ")[0]
-    assert refused_late(bridged, restore, container) == [fault]
 
 
 def test_criu_is_told_by_the_status(

@@ -384,14 +384,15 @@ def test_a_fault_after_it_takes_it_back(
     host: Host, switch: OpenVSwitch, container: Container, restoring: Restoring
 ) -> None:
     text = '[defaults]\novs = { bridge = "obr0" }\n' + WEB + '[[veth]]\ninner = "eth1"\nouter = "db0"\n'
-    restore = restoring(text + 'sysctl = { "ipv4.arp_ignore" = "no number" }\n')
+    restore = restoring(text + 'altnames = ["db"]\n')
     assert act(restore, "pre-restore") == (0, [])
+    host.run("ip", "link", "property", "add", "dev", "lo", "altname", "db")
     for inner, outer in (("eth0", "x0"), ("eth1", "x1")):
         make_pair(container, inner, outer)
         for state in ("up", "down"):  # up once, so that it has the queue that a device keeps
             host.run("ip", "link", "set", outer, state)
     before = snapshot(host)
-    fault = "eth1: db0 sysctl ipv4.arp_ignore = no number: Invalid argument (EINVAL)"
+    fault = 'eth1: db0 altname "db": File exists (EEXIST)'
     assert act(restore, "post-restore", container) == (1, [f"criu-veth: error: post-restore: {fault}"])
     assert switch.ports("obr0") == []
     assert snapshot(host) == before

@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from criu_veth import rules
+from criu_veth import rules, sysctls
 from lab import Host
 
 
@@ -79,3 +79,52 @@ def test_mac(host: Host, index: int, mac: str) -> None:
 @pytest.mark.parametrize("directory", sorted(set(rules.SYSCTL_DIRECTORIES.values()) - {"mpls/conf"}))
 def test_each_device_has_its_sysctl_directory(host: Host, index: int, directory: str) -> None:
     assert host.run("ls", f"/proc/sys/net/{directory}/v0").stdout
+
+
+TRY_ALL = """
+import os, sys
+for line in sys.stdin.read().splitlines():
+    path, value = line.split("=", 1)
+    try:
+        descriptor = os.open("/proc/sys/net/" + path, os.O_RDWR)
+        os.write(descriptor, value.encode())
+        print(0)
+    except OSError as error:
+        print(error.errno)
+"""
+SETTINGS = [key for key in (*sysctls.RANGES, *sysctls.READ_ONLY) if key.startswith("ip")]
+VALUES = ["0", "1", "2", "255", "1280", "-1", "x", "1x", "0x", "--1", "+1", "1_0", "1e3"]
+
+
+def test_settings(host: Host, index: int) -> None:
+    """What is refused beforehand the kernel refuses too, if the number is one of its integers."""
+    there = [key for key in SETTINGS if host.path(f"/proc/sys/net/{rules.sysctl_path(key, 'lo')}").exists()]
+    tried = [(key, value) for key in there for value in VALUES]
+    lines = "".join(f"{rules.sysctl_path(key, 'v0')}={value}\n" for key, value in tried)
+    answers = host.run("python3", "-c", TRY_ALL, stdin=lines).stdout.splitlines()
+    harsh = [
+        f"{key} = {value}: {sysctls.fault(key, value)}"
+        for (key, value), answer in zip(tried, answers, strict=True)
+        if sysctls.fault(key, value) and answer == "0"
+    ]
+    assert harsh == []
+
+
+def test_settings_as_they_are(host: Host, index: int) -> None:
+    """What a new device has is no fault, whatever this kernel's default is."""
+    shown = host.run("sh", "-c", "cd /proc/sys/net; grep -r . ipv?/conf/v0 ipv?/neigh/v0 2>/dev/null", check=False)
+    found = dict(line.split(":", 1) for line in shown.stdout.splitlines())
+    assert len(found) > 50
+    assert [
+        f"{key} = {found[path]}: {fault}"
+        for key in sysctls.RANGES
+        if (path := rules.sysctl_path(key, "v0")) in found and (fault := sysctls.fault(key, found[path]))
+    ] == []
+
+
+@pytest.mark.parametrize(
+    "address", ["fd00::1", "fe80::5", "::", "::1", "ff02::5", "fd00::", "::ffff:1.2.3.4", "fec0::1", "2001:db8::"]
+)
+def test_ipv6_address(host: Host, index: int, address: str) -> None:
+    done = host.run("ip", "address", "add", f"{address}/64", "dev", "v0", check=False)
+    assert (done.returncode == 0) == (rules.ipv6_fault(address) is None), done.stderr

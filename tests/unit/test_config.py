@@ -269,6 +269,33 @@ def test_impossible_names_in_defaults(key: str) -> None:
         (r'alias = "a\nb"', "alias: an alias has no line break and no NUL in it"),
         ('altnames = ["x", ""]', "altnames[1]: an alternative name is empty"),
         ('addresses = ["10.0.0.1", "10.0.0.300/24"]', "addresses[1]: '10.0.0.300' is not an IP address"),
+        ('addresses = ["::/64"]', "addresses[0]: '::/64' is the unspecified address, which no device has"),
+        ('addresses = ["::1"]', "addresses[0]: '::1' is the loopback address, which only lo has"),
+        ('addresses = ["FF02::5/64"]', "addresses[0]: 'FF02::5/64' is a multicast address, which no device has"),
+        ('addresses = ["0.0.0.0/0"]', "addresses[0]: '0.0.0.0/0' is the unspecified address, which no device has"),
+        ('addresses = ["239.1.1.1/8"]', "addresses[0]: '239.1.1.1/8' is a multicast address, which no device has"),
+        (
+            'addresses = ["255.255.255.255"]',
+            "addresses[0]: '255.255.255.255' is the broadcast address, which no device has",
+        ),
+        (
+            'routes = ["10.0.0.0/8", "fe80::/64 metric 1024", "fe80::/64", "10.0.0.0/8 metric 5"]',
+            "routes[2]: the route to fe80::/64 is given already by veth[0].routes[1]; another one needs a metric",
+        ),
+        ('sysctl = { "ipv4.proxy_arp" = "on" }', "sysctl.\"ipv4.proxy_arp\": 'on' is not a number"),
+        ('sysctl = { "ipv6.mtu" = 100 }', 'sysctl."ipv6.mtu": 100 is not between 1280 and 65535'),
+        (
+            'netns = { sysctl = { "ipv6.hop_limit" = 256 } }',
+            'netns.sysctl."ipv6.hop_limit": 256 is not between 1 and 255',
+        ),
+        (
+            'netns = { addresses = ["ff02::1"] }',
+            "netns.addresses[0]: 'ff02::1' is a multicast address, which no device has",
+        ),
+        (
+            "port = { group_fwd_mask = 0x4007 }",
+            "port.group_fwd_mask: has the bit 0x2 set, of MAC PAUSE frames, which no bridge port forwards",
+        ),
         (
             'routes = ["10.0.0.1/24"]',
             "routes[0]: '10.0.0.1/24' has bits set behind its prefix; the network is 10.0.0.0/24",

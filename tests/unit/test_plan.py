@@ -151,3 +151,40 @@ def test_where_there_is_no_arp_nobody_is_told(kind: str, mode: str, announced: b
         else "ipvlan {} on up0 made, in the container"
     )
     assert what.format(mode) in lines
+
+
+def test_port_flags_in_the_order_in_which_the_kernel_takes_them() -> None:
+    """It takes `mab` only on a port that is locked and learns."""
+    late = described(veth(master="br0", port={"mab": 1, "locked": 1, "learning": 1}))
+    assert [line for line in late if " port " in line] == [
+        "eth0: web0 port learning 1",
+        "eth0: web0 port locked 1",
+        "eth0: web0 port mab 1",
+    ]
+
+
+def test_an_ipv6_address_that_is_the_source_of_a_route_is_usable_before_it() -> None:
+    """The kernel refuses a source that waits for duplicate address detection; then it gets the flags that it had."""
+    addresses = (Address(address="fd00::1/64"), Address(address="fd00::2/64"))
+    made = plan.make((veth(addresses=addresses, routes=(Route(dst="fd01::/64", family="inet6", src="fd00::1"),)),))
+    late = made.operations[actions.POST_RESTORE]
+    added = [(one.address.address, one.address.flags) for one in late if isinstance(one, plan.AddAddress)]
+    assert added == [("fd00::2/64", ()), ("fd00::1/64", ("nodad",))]
+    settled = [one.address for one in late if isinstance(one, plan.SettleAddress)]
+    assert settled == [addresses[0]]
+    kinds = [type(one) for one in late]
+    assert kinds.index(plan.AddRoute) < kinds.index(plan.SettleAddress)
+
+
+def test_of_routes_that_exclude_each_other_the_first_is_added() -> None:
+    twice = (
+        Route(dst="fd01::/64", family="inet6", protocol=2),
+        Route(dst="fd01::/64", family="inet6", metric=1024),
+        Route(dst="fd01::/64", family="inet6", metric=5),
+        Route(dst="10.0.0.0/8", family="inet", via="10.9.0.1"),
+        Route(dst="10.0.0.0/8", family="inet", tos=8),
+        Route(dst="10.0.0.0/8", family="inet", table=100),
+    )
+    late = plan.make((veth(routes=twice),)).operations[actions.POST_RESTORE]
+    added = [one.route for one in late if isinstance(one, plan.AddRoute)]
+    assert added == [twice[0], twice[2], twice[4], twice[5], twice[3]]

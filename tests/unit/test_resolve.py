@@ -189,6 +189,32 @@ def test_vlans_without_a_bridge() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("flags", "needed"),
+    [
+        ("mab = true", ["locked"]),
+        ("mab = true, learning = false", ["locked", "learning"]),
+        ("mab = true, locked = true", []),
+        ("mab = false", []),
+    ],
+)
+def test_port_flags_that_go_together(flags: str, needed: list[str]) -> None:
+    text = f'[[veth]]\ninner = "eth0"\nouter = "web0"\nbridge = "br0"\nport = {{ {flags} }}'
+    faults = [f"web.toml: veth[0].port.mab: needs {name} = true as well" for name in needed]
+    if not faults:
+        desired(text)
+        return
+    with pytest.raises(InputError) as error:
+        desired(text)
+    assert list(error.value.faults) == faults
+
+
+def test_port_flags_that_were_captured_count() -> None:
+    known = state(captured("eth0", master="br0", port={"locked": 1}))
+    (veth,) = desired('[[veth]]\ninner = "eth0"\nport = { mab = true }', known)
+    assert veth.outer.port == {"locked": 1, "mab": 1}
+
+
 def test_vlans_of_all_are_left_to_those_that_are_ports() -> None:
     (veth,) = desired('[defaults]\nvlan = { tagged = [7] }\n[[veth]]\ninner = "eth0"\nouter = "web0"')
     assert veth.outer.vlan is None

@@ -262,6 +262,18 @@ def test_two_veths_of_one_name() -> None:
             " these are: ipv4.NAME, ipv6.NAME, mpls.NAME, ipv4.neigh.NAME, ipv6.neigh.NAME",
         ),
         ({"addresses": [{"address": "10.0.0/24"}]}, "addresses[0]: '10.0.0' is not an IP address"),
+        (
+            {"addresses": [{"address": "::/64"}]},
+            "addresses[0]: '::/64' is the unspecified address, which no device has",
+        ),
+        (
+            {"addresses": [{"address": "ff02::5/64", "flags": ["autojoin"]}, {"address": "ff02::5/64"}]},
+            "addresses[1]: 'ff02::5/64' is a multicast address, which no device has",
+        ),
+        (
+            {"routes": [{"dst": "default", "family": "inet6", "type": 7}]},
+            "routes[0]: a route of type 7 leads through no device",
+        ),
         ({"routes": [{"dst": "default", "family": "x"}]}, "routes[0]: 'x' is not inet or inet6"),
         (
             {"routes": [{"dst": "default", "family": "inet", "metrics": {"speed": 1}}]},

@@ -62,20 +62,20 @@ def command(file: str | None, images: str | None, mode: str | None, external: tu
 
 
 def _examine(file: str | None, images: str | None, mode: str | None, external: tuple[str, ...]) -> Report:
-    from criu_veth import locks, plan, prepare
+    from criu_veth import locks, plan, prepare, rehearsal
     from criu_veth.cli import host, inputs
 
     sources = inputs.find(file, images)
     try:
         read = inputs.read(file, images, mode, external=external)
         sources = read.sources  # which of several mapping files it is may have depended on what was read
-        found, running, others = host.examine(read.veths)
+        found, running, others = host.examine(read.veths, read.read.config)
     except CriuVethError as error:
         return Report(sources, error=error)
     lost = prepare.lost_in_images(sources.image_dir, read.way)
     return Report(
         sources,
-        plan=plan.make(read.veths),
+        plan=rehearsal.without(plan.make(read.veths), found.left_out),
         error=OperationError(*found.faults) if found.faults else None,
         warnings=(*_not_root(), *running, *read.refused, *found.warnings, *lost, *locks.everywhere()),
         notices=(*read.notices, *others),

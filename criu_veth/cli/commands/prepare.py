@@ -32,7 +32,7 @@ def command(images: str, mode: str | None, external: tuple[str, ...]) -> None:
     from criu_veth.cli import host, inputs
 
     read = inputs.read(None, images, mode, external=external)
-    found, running, others = host.examine(read.veths)
+    found, running, others = host.examine(read.veths, read.read.config)
     output.notice(*read.notices, *others)
     lost = prepare.lost_in_images(images, read.way)
     output.warning(*running, *read.refused, *found.warnings, *lost)
