@@ -31,6 +31,7 @@ from criu_veth.way import EMPTY, READY, UNKNOWN
 
 #: EPERM, EINTR, EAGAIN, ENOMEM, EBUSY, ENFILE, EMFILE.
 _OF_THE_MOMENT = (1, 4, 11, 12, 16, 23, 24)
+_EEXIST = 17
 #: What another program does, and what has another time or is said elsewhere.
 _NOT_REHEARSED = (
     execute.RUN,
@@ -58,6 +59,7 @@ _CERTAIN = (
     plan.AttachOvs,
 )
 _CERTAIN_SETTINGS = ("mac", "mtu", "txqueuelen", "alias")
+_LARGEST_SIGNED = (1 << 31) - 1
 _OF_A_PORT = (plan.SetPort, plan.AddVlans, plan.DropOtherVlans, plan.SetBackupPort, plan.AddFdb)
 _OF_THE_ROUTING = (plan.AddRoute, plan.AddRule, plan.AddNeighbour)
 
@@ -144,7 +146,10 @@ def _is_doubtful(operation: plan.Operation) -> bool:
     if operation.dress:
         return False
     if isinstance(operation, plan.SetLink):
-        return operation.attribute not in _CERTAIN_SETTINGS
+        # Some kernels take the length of a queue as a number with a sign.
+        return operation.attribute not in _CERTAIN_SETTINGS or (
+            operation.attribute == "txqueuelen" and int(operation.value) > _LARGEST_SIGNED
+        )
     return not isinstance(operation, _CERTAIN)
 
 
@@ -271,6 +276,8 @@ class _Judge:
             for veth, operation, part in self._operations.get(refusal.text, ()):
                 if refusal.errno in _OF_THE_MOMENT:
                     continue
+                if refusal.errno == _EEXIST and isinstance(operation, asked.NEEDED):
+                    continue  # a name or an index that is taken over there: preflight knows which are taken here
                 why = f"{part.describe()}: {errno_text(refusal.errno, refusal.detail)}"
                 key = asked.key_of(operation, self._entries.get(veth.inner))
                 if key is None and veth.captured and not isinstance(operation, asked.NEEDED):
