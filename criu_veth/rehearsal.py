@@ -59,7 +59,7 @@ _CERTAIN = (
     plan.AttachOvs,
 )
 _CERTAIN_SETTINGS = ("mac", "mtu", "txqueuelen", "alias")
-_LARGEST_SIGNED = (1 << 31) - 1
+_USUAL_QUEUE = 1000
 _OF_A_PORT = (plan.SetPort, plan.AddVlans, plan.DropOtherVlans, plan.SetBackupPort, plan.AddFdb)
 _OF_THE_ROUTING = (plan.AddRoute, plan.AddRule, plan.AddNeighbour)
 
@@ -146,9 +146,9 @@ def _is_doubtful(operation: plan.Operation) -> bool:
     if operation.dress:
         return False
     if isinstance(operation, plan.SetLink):
-        # Some kernels take the length of a queue as a number with a sign.
+        # How long a queue may be is another number for each kernel; all take what a new device has.
         return operation.attribute not in _CERTAIN_SETTINGS or (
-            operation.attribute == "txqueuelen" and int(operation.value) > _LARGEST_SIGNED
+            operation.attribute == "txqueuelen" and int(operation.value) > _USUAL_QUEUE
         )
     return not isinstance(operation, _CERTAIN)
 
