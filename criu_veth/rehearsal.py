@@ -17,6 +17,7 @@ What a mapping file asked for and the kernel refuses is a fault. What was captur
 out with a warning: with it, the restore would have failed.
 """
 
+import errno
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -29,9 +30,9 @@ from criu_veth.preflight import Findings
 from criu_veth.state import Outer, Veth
 from criu_veth.way import EMPTY, READY, UNKNOWN
 
-#: EPERM, EINTR, EAGAIN, ENOMEM, EBUSY, ENFILE, EMFILE.
-_OF_THE_MOMENT = (1, 4, 11, 12, 16, 23, 24)
-_EEXIST = 17
+_OF_THE_MOMENT = (
+    errno.EPERM, errno.EINTR, errno.EAGAIN, errno.ENOMEM, errno.EBUSY, errno.ENFILE, errno.EMFILE,
+)  # fmt: skip
 #: What another program does, and what has another time or is said elsewhere.
 _NOT_REHEARSED = (
     execute.RUN,
@@ -276,7 +277,7 @@ class _Judge:
             for veth, operation, part in self._operations.get(refusal.text, ()):
                 if refusal.errno in _OF_THE_MOMENT:
                     continue
-                if refusal.errno == _EEXIST and isinstance(operation, asked.NEEDED):
+                if refusal.errno == errno.EEXIST and isinstance(operation, asked.NEEDED):
                     continue  # a name or an index that is taken over there: preflight knows which are taken here
                 why = f"{part.describe()}: {errno_text(refusal.errno, refusal.detail)}"
                 key = asked.key_of(operation, self._entries.get(veth.inner))

@@ -10,7 +10,7 @@ import os
 import stat
 from contextlib import suppress
 
-from criu_veth import paths
+from criu_veth import paths, state
 from criu_veth.errors import errno_text
 
 KEY_DIR = "/var/lib/criu-veth"
@@ -39,37 +39,19 @@ def write(data: bytes, state_path: str, within: paths.Directory | None = None, k
     """
     digest = _digest(_key(key_dir, make=True), data)
     directory = within or paths.Directory(os.path.dirname(state_path) or ".")
-    temporary = f".{NAME}.{os.getpid()}"
-    with suppress(FileNotFoundError):  # of a process of this number that was killed
-        os.unlink(temporary, dir_fd=directory.descriptor)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o600, dir_fd=directory.descriptor)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(digest.hex().encode() + b"\n")
-        os.rename(temporary, NAME, src_dir_fd=directory.descriptor, dst_dir_fd=directory.descriptor)
-    except BaseException:
-        os.unlink(temporary, dir_fd=directory.descriptor)
-        raise
+    state.put(directory, NAME, digest.hex().encode() + b"\n", lasting=False)
 
 
 def is_own(data: bytes, state_path: str, within: paths.Directory | None = None, key_dir: str = KEY_DIR) -> bool:
     """Say whether ``data``, read from a state file, has this host's seal. Without a key nothing has."""
     import hmac  # noqa: PLC0415 - 3 ms, which a restore without a state file need not wait for
 
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         key = _key(key_dir, make=False)
         directory = within or paths.Directory(os.path.dirname(state_path) or ".")
-        descriptor = os.open(NAME, flags, dir_fd=directory.descriptor)
     except (NoKeyError, OSError):
         return False
-    try:
-        found = os.read(descriptor, 2 * _KEY_SIZE + 2) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
+    found = directory.read(NAME, 2 * _KEY_SIZE + 2) or b""
     return hmac.compare_digest(found.strip(), _digest(key, data).hex().encode())
 
 

@@ -435,6 +435,16 @@ def write(state: State, path: str, within: paths.Directory | None = None) -> Non
         raise InputError(f"{path}: is not written, because it could not be read back as it is")
     directory, _, name = path.rpartition("/")
     parent = within or paths.Directory(directory or ".")
+    put(parent, name, data, lasting=True)
+    with suppress(OSError):  # not every file system can; the file is there, and CRIU syncs none of its own
+        os.fsync(parent.descriptor)
+
+
+def put(parent: paths.Directory, name: str, data: bytes, *, lasting: bool) -> None:
+    """Write a file whole or not at all; a ``lasting`` one is on the disk before it has its name.
+
+    Raises OSError.
+    """
     temporary = f".{name}.{os.getpid()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with suppress(OSError):  # left by a process of this number that was killed: in a PID namespace these are few
@@ -444,13 +454,12 @@ def write(state: State, path: str, within: paths.Directory | None = None) -> Non
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
+            if lasting:
+                os.fsync(stream.fileno())
         os.rename(temporary, name, src_dir_fd=parent.descriptor, dst_dir_fd=parent.descriptor)
     except BaseException:
         os.unlink(temporary, dir_fd=parent.descriptor)
         raise
-    with suppress(OSError):  # not every file system can; the file is there, and CRIU syncs none of its own
-        os.fsync(parent.descriptor)
 
 
 def read(path: str, within: paths.Directory | None = None) -> State:
